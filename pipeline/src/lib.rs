@@ -2,4 +2,5 @@
 
 #![forbid(unsafe_code)]
 
+pub mod settings;
 pub mod chunk;
