@@ -1,1 +1,22 @@
-//! Placeholder.
+//! Loads a BitNet b1.58 model and runs many requests through it, batched anew at each step.
+//!
+//! ```text
+//! Model::load ─► Model::prepare ─► Engine::submit ─► Engine::step ─► Completion
+//!  (files)        (body → Job)      (queue)           (batch, forward, sample)
+//! ```
+//!
+//! The engine is synchronous: it does no IO after loading, reads no clock and starts no work of its own. An answer
+//! depends on the request and the model alone, to the bit, whatever else is in the batch and however many threads run.
+
+#![forbid(unsafe_code)]
+
+mod model;
+mod job;
+mod sampler;
+mod engine;
+mod completion;
+
+pub use crate::completion::{Completion, FinishReason, Usage};
+pub use crate::engine::{Engine, EngineError, EngineSettings, Event, StepReport};
+pub use crate::job::{Endpoint, Job, JobId, Priority, RequestError};
+pub use crate::model::{LoadError, LoadOptions, Model};
