@@ -1,0 +1,282 @@
+//! A dense matrix in bf16 or f32: the embedding table and the LM head, which are often one and the same.
+//!
+//! Rows stay as the model stores them, so an embedding is a copy. A logit is the row's dot product with a
+//! hidden state in the lane order of [`lanes`](super::lanes); bf16 is widened to f32, exactly.
+
+use std::fmt;
+
+use rayon::prelude::*;
+
+use super::lanes::{LANES, Lanes, mul_add, padded, sum};
+use crate::Kernel;
+use crate::cpu::Pass;
+use crate::memory::SharedRows;
+
+/// Matrix rows of a task.
+const TASK_ROWS: usize = 64;
+/// Matrix rows and hidden states of a register tile.
+const TILE: usize = 4;
+
+/// `[rows, cols]` of bf16 or f32.
+#[derive(Debug)]
+pub struct DenseMatrix {
+    rows: usize,
+    cols: usize,
+    values: Values,
+}
+
+#[derive(Debug)]
+enum Values {
+    Bf16(Vec<u16>),
+    F32(Vec<f32>),
+}
+
+/// The values are not `rows * cols`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DenseError {
+    /// Rows asked for.
+    pub rows: usize,
+    /// Columns asked for.
+    pub cols: usize,
+    /// Values given.
+    pub len: usize,
+}
+
+impl DenseMatrix {
+    /// From the bits of bf16 values.
+    ///
+    /// # Errors
+    /// There are not `rows * cols` of them.
+    pub fn from_bf16(rows: usize, cols: usize, bits: Vec<u16>) -> Result<DenseMatrix, DenseError> {
+        check(rows, cols, bits.len())?;
+        Ok(DenseMatrix {
+            rows,
+            cols,
+            values: Values::Bf16(bits),
+        })
+    }
+
+    /// From f32 values.
+    ///
+    /// # Errors
+    /// There are not `rows * cols` of them.
+    pub fn from_f32(rows: usize, cols: usize, values: Vec<f32>) -> Result<DenseMatrix, DenseError> {
+        check(rows, cols, values.len())?;
+        Ok(DenseMatrix {
+            rows,
+            cols,
+            values: Values::F32(values),
+        })
+    }
+
+    /// Rows: the vocabulary.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns: the hidden size.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Copies one row: a token's embedding, `out [cols]`.
+    ///
+    /// # Panics
+    /// There is no such row, or `out` has another length.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        let range = row * self.cols..(row + 1) * self.cols;
+        match &self.values {
+            Values::F32(values) => out.copy_from_slice(&values[range]),
+            Values::Bf16(bits) => {
+                assert_eq!(out.len(), self.cols, "a row has {} values", self.cols);
+                out.iter_mut()
+                    .zip(&bits[range])
+                    .for_each(|(out, bits)| *out = widen(*bits));
+            }
+        }
+    }
+
+    /// The product of every row with each of `x [any, cols]`: logits `out [any, rows]`.
+    /// Give only the hidden states whose logits are wanted.
+    ///
+    /// # Panics
+    /// A slice has another shape.
+    pub fn logits(&self, kernel: Kernel, x: &[f32], out: &mut [f32]) {
+        let states = x.len().checked_div(self.cols).unwrap_or(0);
+        assert_eq!(states * self.cols, x.len(), "x is not [any, {}]", self.cols);
+        assert_eq!(out.len(), states * self.rows, "out is not [{states}, {}]", self.rows);
+        let out = SharedRows::new(out, self.rows);
+        (0..self.rows.div_ceil(TASK_ROWS)).into_par_iter().for_each(|task| {
+            let rows = task * TASK_ROWS..self.rows.min((task + 1) * TASK_ROWS);
+            match &self.values {
+                Values::Bf16(bits) => kernel.run(Block {
+                    matrix: bits,
+                    cols: self.cols,
+                    rows,
+                    x,
+                    out: &out,
+                }),
+                Values::F32(values) => kernel.run(Block {
+                    matrix: values,
+                    cols: self.cols,
+                    rows,
+                    x,
+                    out: &out,
+                }),
+            }
+        });
+    }
+}
+
+impl fmt::Display for DenseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} values do not make a matrix of {} x {}",
+            self.len, self.rows, self.cols
+        )
+    }
+}
+
+impl std::error::Error for DenseError {}
+
+fn check(rows: usize, cols: usize, len: usize) -> Result<(), DenseError> {
+    if rows.checked_mul(cols) == Some(len) {
+        Ok(())
+    } else {
+        Err(DenseError { rows, cols, len })
+    }
+}
+
+/// A stored value that widens to f32 exactly.
+trait Element: Copy + Default + Sync {
+    fn widened(self) -> f32;
+}
+
+impl Element for u16 {
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        widen(self)
+    }
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        self
+    }
+}
+
+#[inline(always)]
+fn widen(bf16: u16) -> f32 {
+    f32::from_bits(u32::from(bf16) << 16)
+}
+
+/// The logits of a block of rows for all states.
+struct Block<'a, E> {
+    matrix: &'a [E],
+    cols: usize,
+    rows: std::ops::Range<usize>,
+    x: &'a [f32],
+    out: &'a SharedRows<'a, f32>,
+}
+
+impl<E: Element> Pass for Block<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let states = self.x.len().checked_div(self.cols).unwrap_or(0);
+        for state in (0..states).step_by(TILE) {
+            for row in self.rows.clone().step_by(TILE) {
+                match ((states - state).min(TILE), (self.rows.end - row).min(TILE)) {
+                    (TILE, TILE) => self.tile::<TILE, TILE>(state, row),
+                    (n, TILE) => (state..state + n).for_each(|state| self.tile::<1, TILE>(state, row)),
+                    (n, m) => (state..state + n).for_each(|state| {
+                        (row..row + m).for_each(|row| self.tile::<1, 1>(state, row));
+                    }),
+                }
+            }
+        }
+    }
+}
+
+impl<E: Element> Block<'_, E> {
+    /// The dot products of `N` states with `M` rows.
+    #[inline(always)]
+    fn tile<const N: usize, const M: usize>(&self, state: usize, row: usize) {
+        let x: [&[f32]; N] = std::array::from_fn(|n| &self.x[(state + n) * self.cols..][..self.cols]);
+        let w: [&[E]; M] = std::array::from_fn(|m| &self.matrix[(row + m) * self.cols..][..self.cols]);
+        let mut acc = [[[0.0; LANES]; M]; N];
+        for lane in (0..self.cols).step_by(LANES) {
+            let len = LANES.min(self.cols - lane);
+            let x: [Lanes; N] = std::array::from_fn(|n| padded(&x[n][lane..lane + len], 0.0));
+            for m in 0..M {
+                let mut w_lanes = [0.0; LANES];
+                for (wide, w) in w_lanes.iter_mut().zip(&w[m][lane..lane + len]) {
+                    *wide = w.widened();
+                }
+                for n in 0..N {
+                    mul_add(&w_lanes, &x[n], &mut acc[n][m]);
+                }
+            }
+        }
+        for (n, acc) in acc.iter().enumerate() {
+            // SAFETY: a block's rows are columns of `out` that no other block has, and pieces live one at a time.
+            let out = unsafe { self.out.piece(state + n, row, M) };
+            out.iter_mut().zip(acc).for_each(|(out, acc)| *out = sum(acc));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(len: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 37 + i / 7) % 19) as f32 / 8.0 - 1.0).collect()
+    }
+
+    #[test]
+    fn logits_match_a_plain_sum_for_both_elements() {
+        for (rows, cols, states) in [(1, 1, 1), (70, 33, 6), (130, 64, 1), (5, 16, 9), (3, 8, 0)] {
+            let (w, x) = (values(rows * cols), values(states * cols));
+            let bits = w.iter().map(|w| (w.to_bits() >> 16) as u16).collect();
+            let matrices = [
+                DenseMatrix::from_f32(rows, cols, w.clone()),
+                DenseMatrix::from_bf16(rows, cols, bits),
+            ]
+            .map(Result::unwrap);
+            for (kernel, matrix) in Kernel::available().flat_map(|kernel| matrices.iter().map(move |m| (kernel, m))) {
+                let mut out = vec![0.0; states * rows];
+                matrix.logits(kernel, &x, &mut out);
+                for (i, logit) in out.iter().enumerate() {
+                    let (x, w) = (&x[i / rows * cols..][..cols], &w[i % rows * cols..][..cols]);
+                    // Multiples of 1/64 below 2^18: every order of the sum is exact.
+                    assert_eq!(*logit, x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>(), "{kernel} {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_embedding_is_its_row() {
+        let matrix = DenseMatrix::from_bf16(2, 2, vec![0, 0, 0x3f80, 0xc000]).unwrap();
+        let mut out = [0.0; 2];
+        matrix.row(1, &mut out);
+        assert_eq!(out, [1.0, -2.0]);
+    }
+
+    #[test]
+    fn a_wrong_length_is_an_error() {
+        let error = DenseMatrix::from_f32(usize::MAX, 2, vec![]).unwrap_err();
+        assert_eq!(
+            error,
+            DenseError {
+                rows: usize::MAX,
+                cols: 2,
+                len: 0
+            }
+        );
+    }
+}

@@ -1,0 +1,209 @@
+//! The paged cache of keys and values: blocks of positions, allocated once for all layers.
+//!
+//! Keys lie in groups of 16 positions, one a lane, so that a query's scores need no sum across lanes; values
+//! lie one position after another. Nobody outside sees the layout or the element type.
+
+use std::fmt;
+
+use super::lanes::LANES;
+
+/// The size of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// Layers of the model.
+    pub layers: usize,
+    /// Blocks, shared by all sequences; every layer has all of them.
+    pub blocks: usize,
+    /// Positions in a block, a multiple of 16.
+    pub block_len: usize,
+    /// Key-value heads of a layer.
+    pub kv_heads: usize,
+    /// Values of a head.
+    pub head_dim: usize,
+}
+
+/// A cache cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvShapeError {
+    /// A block must hold a whole number of 16 positions, and at least 16.
+    BlockLen(usize),
+    /// The cache does not fit the memory.
+    TooLarge(KvShape),
+}
+
+/// Keys and values of every layer, all blocks zero at first.
+#[derive(Debug)]
+pub struct KvCache {
+    shape: KvShape,
+    keys: Vec<f32>,   // [layers, blocks, kv_heads, block_len / 16, head_dim, 16]
+    values: Vec<f32>, // [layers, blocks, kv_heads, block_len, value_stride]
+}
+
+impl KvShape {
+    /// Bytes that one block takes over all layers, or `None` beyond the address space.
+    pub fn block_bytes_len(&self) -> Option<usize> {
+        let positions = self.layers.checked_mul(self.block_len)?.checked_mul(self.kv_heads)?;
+        let values = self
+            .head_dim
+            .checked_add(self.head_dim.checked_next_multiple_of(LANES)?)?;
+        positions.checked_mul(values)?.checked_mul(size_of::<f32>())
+    }
+
+    /// Values from one position to the next.
+    pub(crate) fn value_stride(&self) -> usize {
+        self.head_dim.next_multiple_of(LANES)
+    }
+}
+
+impl KvCache {
+    /// Allocates a cache.
+    ///
+    /// # Errors
+    /// The block length is no multiple of 16, or the memory is not there.
+    pub fn new(shape: KvShape) -> Result<KvCache, KvShapeError> {
+        if shape.block_len == 0 || !shape.block_len.is_multiple_of(LANES) {
+            return Err(KvShapeError::BlockLen(shape.block_len));
+        }
+        let too_large = KvShapeError::TooLarge(shape);
+        let bytes_len = shape.block_bytes_len().and_then(|len| len.checked_mul(shape.blocks));
+        bytes_len.filter(|len| isize::try_from(*len).is_ok()).ok_or(too_large)?;
+        let rows = shape.layers * shape.blocks * shape.kv_heads * shape.block_len;
+        let keys = zeros(rows * shape.head_dim).ok_or(too_large)?;
+        let values = zeros(rows * shape.value_stride()).ok_or(too_large)?;
+        Ok(KvCache { shape, keys, values })
+    }
+
+    /// Its size.
+    pub fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    /// Writes one position of one layer: place `slot` of `block`, `keys` and `values` being `[kv_heads * head_dim]`.
+    ///
+    /// # Panics
+    /// Layer, block or slot is outside the cache, or a slice has another length.
+    pub fn write(&mut self, layer: usize, block: u32, slot: usize, keys: &[f32], values: &[f32]) {
+        let KvShape {
+            block_len,
+            kv_heads,
+            head_dim,
+            ..
+        } = self.shape;
+        assert!(slot < block_len, "slot {slot} is outside a block of {block_len}");
+        assert!(
+            keys.len() == kv_heads * head_dim && values.len() == keys.len(),
+            "not [kv_heads * head_dim]"
+        );
+        for head in 0..kv_heads {
+            let of_head = head * head_dim..(head + 1) * head_dim;
+            let from = self.block_start(layer, block, head) + slot / LANES * LANES;
+            let group = &mut self.keys[from * head_dim..(from + LANES) * head_dim];
+            for (lanes, key) in group.chunks_exact_mut(LANES).zip(&keys[of_head.clone()]) {
+                lanes[slot % LANES] = *key;
+            }
+            let from = (self.block_start(layer, block, head) + slot) * self.shape.value_stride();
+            self.values[from..from + head_dim].copy_from_slice(&values[of_head]);
+        }
+    }
+
+    /// A block's keys of one head, `[block_len / 16, head_dim, 16]`.
+    #[inline(always)]
+    pub(crate) fn keys(&self, layer: usize, block: u32, head: usize) -> &[f32] {
+        let from = self.block_start(layer, block, head);
+        &self.keys[from * self.shape.head_dim..(from + self.shape.block_len) * self.shape.head_dim]
+    }
+
+    /// A block's values of one head, `[block_len, value_stride]`.
+    #[inline(always)]
+    pub(crate) fn values(&self, layer: usize, block: u32, head: usize) -> &[f32] {
+        let (from, stride) = (self.block_start(layer, block, head), self.shape.value_stride());
+        &self.values[from * stride..(from + self.shape.block_len) * stride]
+    }
+
+    /// Positions before a block of a head.
+    #[inline(always)]
+    fn block_start(&self, layer: usize, block: u32, head: usize) -> usize {
+        let KvShape {
+            layers,
+            blocks,
+            block_len,
+            kv_heads,
+            ..
+        } = self.shape;
+        let block = block as usize;
+        assert!(
+            layer < layers && block < blocks && head < kv_heads,
+            "layer {layer}, block {block} is outside"
+        );
+        ((layer * blocks + block) * kv_heads + head) * block_len
+    }
+}
+
+impl fmt::Display for KvShapeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KvShapeError::BlockLen(len) => write!(f, "a block of {len} positions: it must be a multiple of {LANES}"),
+            KvShapeError::TooLarge(shape) => write!(f, "no memory for a key-value cache of {shape:?}: fewer blocks"),
+        }
+    }
+}
+
+impl std::error::Error for KvShapeError {}
+
+fn zeros(len: usize) -> Option<Vec<f32>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).ok()?;
+    values.resize(len, 0.0);
+    Some(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: KvShape = KvShape {
+        layers: 2,
+        blocks: 3,
+        block_len: 32,
+        kv_heads: 2,
+        head_dim: 5,
+    };
+
+    #[test]
+    fn impossible_shapes_are_errors() {
+        let block_len = KvCache::new(KvShape { block_len: 24, ..SHAPE }).unwrap_err();
+        assert_eq!(block_len, KvShapeError::BlockLen(24));
+        for shape in [
+            KvShape {
+                blocks: usize::MAX,
+                ..SHAPE
+            },
+            KvShape {
+                head_dim: usize::MAX,
+                ..SHAPE
+            },
+        ] {
+            assert_eq!(KvCache::new(shape).unwrap_err(), KvShapeError::TooLarge(shape));
+        }
+    }
+
+    #[test]
+    fn a_block_takes_what_it_says() {
+        let cache = KvCache::new(SHAPE).unwrap();
+        let bytes_len = (cache.keys.len() + cache.values.len()) * 4;
+        assert_eq!(SHAPE.block_bytes_len(), Some(bytes_len / SHAPE.blocks));
+    }
+
+    #[test]
+    fn a_position_lands_in_its_lane_and_row() {
+        let mut cache = KvCache::new(SHAPE).unwrap();
+        let keys: Vec<f32> = (0..10).map(|i| i as f32).collect();
+        let values: Vec<f32> = keys.iter().map(|key| -key).collect();
+        cache.write(1, 2, 18, &keys, &values);
+        for d in 0..5 {
+            assert_eq!(cache.keys(1, 2, 1)[(5 + d) * LANES + 2], keys[5 + d]);
+            assert_eq!(cache.values(1, 2, 1)[18 * 16 + d], values[5 + d]);
+        }
+        assert_eq!(cache.keys.iter().filter(|&&key| key != 0.0).count(), 9);
+    }
+}

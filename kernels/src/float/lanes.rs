@@ -1,0 +1,144 @@
+//! Sixteen lanes of f32: the one order in which floats are reduced.
+//!
+//! Value `i` of a row belongs to lane `i % 16`. A lane takes its values from left to right with fused
+//! multiply-adds, and at the end the lanes are added in halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1. Every instruction
+//! set can do just that, so all give the same bits. The functions must be inlined to be compiled for one.
+
+/// Lanes of a reduction.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen values, one a lane.
+pub(crate) type Lanes = [f32; LANES];
+
+/// `acc + a * b` in each lane, rounded once.
+#[inline(always)]
+pub(crate) fn mul_add(a: &Lanes, b: &Lanes, acc: &mut Lanes) {
+    for i in 0..LANES {
+        acc[i] = a[i].mul_add(b[i], acc[i]);
+    }
+}
+
+/// The sum of all lanes, in halves.
+#[inline(always)]
+pub(crate) fn sum(lanes: &Lanes) -> f32 {
+    let mut lanes = *lanes;
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Up to sixteen values, the missing ones replaced.
+#[inline(always)]
+pub(crate) fn padded(values: &[f32], missing: f32) -> Lanes {
+    let mut lanes = [missing; LANES];
+    lanes[..values.len()].copy_from_slice(values);
+    lanes
+}
+
+/// `Σ x²`.
+#[inline(always)]
+pub(crate) fn sum_of_squares(x: &[f32]) -> f32 {
+    let mut acc = [0.0; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for x in chunks {
+        mul_add(x, x, &mut acc);
+    }
+    let rest = padded(rest, 0.0);
+    mul_add(&rest, &rest, &mut acc);
+    sum(&acc)
+}
+
+/// The largest value; NaN is never larger. −∞ of nothing.
+#[inline(always)]
+pub(crate) fn max(x: &[f32]) -> f32 {
+    let mut acc = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for x in chunks {
+        larger(x, &mut acc);
+    }
+    larger(&padded(rest, f32::NEG_INFINITY), &mut acc);
+    acc.into_iter()
+        .fold(f32::NEG_INFINITY, |max, x| if x > max { x } else { max })
+}
+
+/// The bits of the largest `|x|`, compared as integers: NaN is larger than infinity, so it is never lost.
+#[inline(always)]
+pub(crate) fn max_abs_bits(x: &[f32]) -> u32 {
+    let mut acc = [0u32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for x in chunks {
+        for i in 0..LANES {
+            acc[i] = acc[i].max(x[i].abs().to_bits());
+        }
+    }
+    rest.iter().map(|x| x.abs().to_bits()).chain(acc).fold(0, u32::max)
+}
+
+/// `eˣ` to 2 units in the last place, 0 below −87.3 and infinity above 88.7.
+///
+/// `x = n·ln 2 + r`, `eʳ` by the polynomial of Cephes' `expf` (S. Moshier), `2ⁿ` through the exponent in two steps.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    const COEFFICIENTS: [f32; 6] = [
+        1.987_569_1e-4,
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+    ];
+    let clamped = if x > 89.0 { 89.0 } else { x };
+    let clamped = if clamped < -87.3 { -87.3 } else { clamped };
+    let n = (clamped * std::f32::consts::LOG2_E).round_ties_even();
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
+    let mut p = COEFFICIENTS[0];
+    for c in &COEFFICIENTS[1..] {
+        p = p.mul_add(r, *c);
+    }
+    let e = (r * r).mul_add(p, r) + 1.0;
+    let n = n as i32;
+    let (n1, n2) = (n >> 1, n - (n >> 1));
+    let e = e * f32::from_bits(((n1 + 127) << 23) as u32) * f32::from_bits(((n2 + 127) << 23) as u32);
+    if x < -87.3 { 0.0 } else { e }
+}
+
+fn larger(x: &Lanes, acc: &mut Lanes) {
+    for i in 0..LANES {
+        acc[i] = if x[i] > acc[i] { x[i] } else { acc[i] };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_close_everywhere_and_exact_at_the_ends() {
+        let mut worst = 0.0f64;
+        for i in -870_000..=887_000 {
+            let x = i as f32 * 1e-4;
+            let exact = f64::from(x).exp();
+            worst = worst.max((f64::from(exp(x)) / exact - 1.0).abs());
+        }
+        assert!(worst < 2.4e-7, "{worst}");
+        assert_eq!(
+            (exp(0.0), exp(f32::NEG_INFINITY), exp(f32::INFINITY)),
+            (1.0, 0.0, f32::INFINITY)
+        );
+        assert_eq!((exp(-100.0), exp(1e30)), (0.0, f32::INFINITY));
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn the_tree_adds_every_lane_once() {
+        let lanes: Lanes = std::array::from_fn(|i| (1 << i) as f32);
+        assert_eq!(sum(&lanes), 65535.0);
+    }
+}

@@ -1,0 +1,62 @@
+//! Root-mean-square normalisation (Zhang and Sennrich 2019, arXiv 1910.07467).
+
+use rayon::prelude::*;
+
+use super::lanes::sum_of_squares;
+use crate::Kernel;
+use crate::cpu::Pass;
+
+/// Values below which a second thread costs more than it saves.
+const PARALLEL_MIN: usize = 1 << 15;
+
+/// `out = weight * (x * (1 / sqrt(mean(x²) + eps)))` for each row of `x [tokens, cols]`, `weight [cols]`.
+///
+/// # Panics
+/// `x` is not whole rows of `weight.len()`, or `out` has another length.
+pub fn rms_norm(kernel: Kernel, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let cols = weight.len().max(1);
+    assert!(
+        x.len().is_multiple_of(cols) && x.len() == out.len(),
+        "x and out are not [tokens, {cols}]"
+    );
+    let tokens_min = PARALLEL_MIN.div_ceil(cols);
+    let rows = x
+        .par_chunks(cols)
+        .zip(out.par_chunks_mut(cols))
+        .with_min_len(tokens_min);
+    rows.for_each(|(x, out)| kernel.run(Normalise { x, weight, eps, out }));
+}
+
+struct Normalise<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    eps: f32,
+    out: &'a mut [f32],
+}
+
+impl Pass for Normalise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let mean = sum_of_squares(self.x) / self.x.len() as f32;
+        let factor = 1.0 / (mean + self.eps).sqrt();
+        for ((out, x), weight) in self.out.iter_mut().zip(self.x).zip(self.weight) {
+            *out = weight * (x * factor);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_unit_mean_square() {
+        let x = [3.0, -3.0, 3.0, 0.5, 0.5, 0.5];
+        let mut out = [0.0; 6];
+        rms_norm(Kernel::Scalar, &x, &[1.0, 2.0, 1.0], 0.0, &mut out);
+        let expected = [1.0, -2.0, 1.0, 1.0, 2.0, 1.0];
+        assert!(out.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?}");
+    }
+}

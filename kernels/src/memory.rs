@@ -1,0 +1,56 @@
+//! Memory as the vector kernels want it: cache lines, and outputs that threads fill side by side.
+
+use std::marker::PhantomData;
+
+/// Bytes in a cache line, and in the widest vector.
+pub(crate) const LINE_LEN: usize = 64;
+
+/// One aligned cache line of bytes or of int8 values.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Line<T>(pub(crate) [T; LINE_LEN]);
+
+/// A matrix `[rows, cols]` of which each thread fills its own columns.
+///
+/// Threads share the rows, so no split of the slice can give them out. Whoever takes a piece promises
+/// that nobody else takes an overlapping one.
+pub(crate) struct SharedRows<'a, T> {
+    start: *mut T,
+    rows: usize,
+    cols: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it stands for a `&mut [T]`, of which the caller of `piece` keeps the parts disjoint.
+unsafe impl<T: Send> Sync for SharedRows<'_, T> {}
+
+// SAFETY: as for `Sync`.
+unsafe impl<T: Send> Send for SharedRows<'_, T> {}
+
+impl<'a, T> SharedRows<'a, T> {
+    /// Views `data` as rows of `cols` elements. Panics unless the length is a multiple of it.
+    pub(crate) fn new(data: &'a mut [T], cols: usize) -> Self {
+        let rows = data.len().checked_div(cols).unwrap_or(0);
+        assert_eq!(rows * cols, data.len(), "not a whole number of rows of {cols}");
+        SharedRows {
+            start: data.as_mut_ptr(),
+            rows,
+            cols,
+            borrow: PhantomData,
+        }
+    }
+
+    /// Columns `from..from + len` of one row.
+    ///
+    /// # Safety
+    /// While the result lives, no other piece that overlaps it may exist.
+    #[allow(clippy::mut_from_ref)] // disjointness is the caller's promise
+    pub(crate) unsafe fn piece(&self, row: usize, from: usize, len: usize) -> &mut [T] {
+        assert!(
+            row < self.rows && from <= self.cols && len <= self.cols - from,
+            "piece outside the matrix"
+        );
+        // SAFETY: inside the borrowed slice by the assertion, and aliased by nobody by the contract.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.cols + from), len) }
+    }
+}
