@@ -3,5 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod settings;
+pub mod models;
 pub mod chunk;
 pub mod kafka;
+pub mod telemetry;
+pub mod cli;

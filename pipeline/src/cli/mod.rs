@@ -1,0 +1,68 @@
+//! The command line: one file a command, one type for how they fail.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::settings::Settings;
+use crate::telemetry::{self, Audience};
+
+pub mod failure;
+pub mod config;
+
+pub use failure::{Exit, Failure};
+
+const EXIT_CODES: &str = "Exit codes:
+  0    done
+  1    a check failed (reconciliation)
+  2    command line or settings cannot be used
+  65   bad input
+  69   broker or store unreachable at the start
+  70   internal error
+  75   an outage stopped it; run again
+  130  stopped by Ctrl-C
+  143  stopped by SIGTERM (0 for `worker`)
+
+Every setting is a key of a TOML file and a variable BITNET__SECTION__KEY; see `bitnet config show`.";
+
+/// Runs ternary language models over many requests: from Kafka, to tables in object storage.
+#[derive(Debug, Parser)]
+#[command(name = "bitnet", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Settings file (TOML), read after the defaults and before the environment
+    #[arg(long, global = true, value_name = "FILE", env = "BITNET_CONFIG")]
+    config: Option<PathBuf>,
+    /// What to log, as in RUST_LOG, e.g. `debug` or `warn,pipeline=debug`
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check or print the settings in force
+    #[command(subcommand)]
+    Config(config::Config),
+}
+
+impl Command {
+    fn audience(&self) -> Audience {
+        match self {
+            Command::Config(_) => Audience::Person,
+        }
+    }
+}
+
+impl Cli {
+    /// Loads the settings and runs the command.
+    pub async fn run(self) -> Result<(), Failure> {
+        telemetry::start(self.log.as_deref(), self.command.audience()).map_err(|problem| {
+            Failure::new(Exit::Usage, problem).help("write level or target=level, comma-separated")
+        })?;
+        let settings = Settings::load(self.config.as_deref())?;
+        match self.command {
+            Command::Config(command) => command.run(&settings),
+        }
+    }
+}
