@@ -71,23 +71,24 @@ TEMPLATES = {
     "break-and-continue": "{% for message in messages %}{% if message.role == 'system' %}{% continue %}{% endif %}{{ message.content }}|{% if loop.index0 >= 2 %}{% break %}{% endif %}{% endfor %}",
 }
 
+# The keys of a message stand in alphabetical order, in which the engine holds JSON objects: some templates list them.
 CONVERSATIONS = {
-    "one": [{"role": "user", "content": "Package: kate\nDepends: libc6, libkf5 "}],
-    "system first": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "  Where is é? "}],
+    "one": [{"content": "Package: kate\nDepends: libc6, libkf5 ", "role": "user"}],
+    "system first": [{"content": "Be brief.", "role": "system"}, {"content": "  Where is é? ", "role": "user"}],
     "three turns": [
-        {"role": "user", "content": "Hello there"},
-        {"role": "assistant", "content": " Hi! "},
-        {"role": "user", "content": "a <b> & \"c\" 'd'\n\ttab \\ {{ not a tag }} {% nor this %} 😀"},
+        {"content": "Hello there", "role": "user"},
+        {"content": " Hi! ", "role": "assistant"},
+        {"content": "a <b> & \"c\" 'd'\n\ttab \\ {{ not a tag }} {% nor this %} 😀", "role": "user"},
     ],
-    "two users": [{"role": "user", "content": "first"}, {"role": "user", "content": "second"}],
+    "two users": [{"content": "first", "role": "user"}, {"content": "second", "role": "user"}],
 }
 
 
-def render(template, messages, add_generation_prompt):
+def render(template, messages):
     """{"rendered": text}, or {"refused": message} if the template raises."""
     try:
         rendered, _ = render_jinja_template(
-            conversations=[messages], chat_template=template, add_generation_prompt=add_generation_prompt, bos_token=BOS, eos_token=EOS
+            conversations=[messages], chat_template=template, add_generation_prompt=True, bos_token=BOS, eos_token=EOS
         )
     except TemplateError as error:
         return {"refused": str(error)}
@@ -98,11 +99,7 @@ def write(directory):
     """One file a template, one case a line."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, template in TEMPLATES.items():
-        cases = [
-            {"case": case, "add_generation_prompt": add, "messages": messages, **render(template, messages, add)}
-            for case, messages in CONVERSATIONS.items()
-            for add in (True, False)
-        ]
+        cases = [{"case": case, "messages": messages, **render(template, messages)} for case, messages in CONVERSATIONS.items()]
         lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
         head = json.dumps({"template": template, "bos_token": BOS, "eos_token": EOS}, ensure_ascii=False)[:-1]
         (directory / f"{name}.json").write_text(f'{head}, "cases": [\n{lines}\n]}}\n')
