@@ -72,7 +72,8 @@ impl Activations {
 
     /// The int8 values of one token.
     pub fn row(&self, token: usize) -> &[i8] {
-        &self.padded(token)[..self.cols]
+        let row_lines = self.cols.div_ceil(LINE_LEN);
+        &Line::values(&self.lines[token * row_lines..(token + 1) * row_lines])[..self.cols]
     }
 
     /// What one unit of a token's int8 values stands for: `1 / scale`.
@@ -85,22 +86,25 @@ impl Activations {
         self.notes[token].sum
     }
 
-    /// A token's values with the zeros that fill its last line.
-    pub(crate) fn padded(&self, token: usize) -> &[i8] {
-        let row_lines = self.cols.div_ceil(LINE_LEN);
-        self.lines[token * row_lines..(token + 1) * row_lines].as_flattened_lines()
+    /// Activations of these values, for tests of values that the quantizer never makes.
+    #[cfg(test)]
+    pub(crate) fn from_values(values: &[i8], cols: usize) -> Self {
+        let mut activations = Activations::new();
+        activations.quantize(Kernel::Scalar, &vec![0.0; values.len()], cols);
+        let lines = activations.lines.chunks_mut(cols.div_ceil(LINE_LEN));
+        for ((lines, note), values) in lines.zip(&mut activations.notes).zip(values.chunks(cols)) {
+            for (line, values) in lines.iter_mut().zip(values.chunks(LINE_LEN)) {
+                line.0[..values.len()].copy_from_slice(values);
+            }
+            note.sum = values.iter().map(|&q| i32::from(q)).sum();
+        }
+        activations
     }
-}
 
-/// A view of lines as their values.
-trait Flat {
-    fn as_flattened_lines(&self) -> &[i8];
-}
-
-impl Flat for [Line<i8>] {
-    fn as_flattened_lines(&self) -> &[i8] {
-        // SAFETY: a `Line` is `repr(C)` over 64 values of one byte and has no padding at alignment 64.
-        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len() * LINE_LEN) }
+    /// A token's values with the zeros that fill its last line, four in a word, in memory order.
+    pub(crate) fn words(&self, token: usize) -> &[i32] {
+        let row_lines = self.cols.div_ceil(LINE_LEN);
+        Line::words(&self.lines[token * row_lines..(token + 1) * row_lines])
     }
 }
 
@@ -182,6 +186,9 @@ mod tests {
         activations.quantize(Kernel::Scalar, &[1.0; 128], 64);
         activations.quantize(Kernel::Scalar, &[1.0; 6], 3);
         assert_eq!((activations.tokens(), activations.row(1)), (2, &[127i8; 3][..]));
-        assert!(activations.padded(1)[3..].iter().all(|&q| q == 0));
+        let [first, rest @ ..] = activations.words(1) else {
+            panic!("one line")
+        };
+        assert_eq!((first.to_ne_bytes(), rest), ([127, 127, 127, 0], &[0; 15][..]));
     }
 }

@@ -6,12 +6,21 @@
 //! how they share them cannot be seen in the result.
 
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512bw;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::Kernel;
 use crate::activations::Activations;
-use crate::memory::SharedRows;
+use crate::cpu::Pass;
+use crate::memory::{Line, SharedRows};
 use crate::ternary::{TILE_ROWS, TernaryMatrix};
 
 /// One of the matrices that the same activations are multiplied with.
@@ -29,14 +38,16 @@ pub struct Projection<'a> {
 /// # Panics
 /// A matrix has other columns than the activations, or an output another length than `tokens * rows`.
 pub fn matmul(kernel: Kernel, activations: &Activations, projections: &mut [Projection<'_>]) {
-    let steps: Vec<f32> = (0..activations.tokens()).map(|token| activations.step(token)).collect();
-    let outputs = projections.iter_mut().map(|projection| {
-        let factor = projection.weights.factor();
-        (projection.weights, &mut *projection.out, move |sum: i32, step: f32| {
-            sum as f32 * (step * factor)
-        })
+    let outputs = projections
+        .iter_mut()
+        .map(|projection| (projection.weights, &mut *projection.out));
+    sweep(kernel, activations, outputs.collect(), |token, weights, sums, out| {
+        kernel.run(Scale {
+            sums,
+            by: activations.step(token) * weights.factor(),
+            out,
+        });
     });
-    sweep(kernel, activations, outputs.collect(), &steps);
 }
 
 /// The exact sums `[tokens, rows]` that [`matmul`] scales. For tests.
@@ -44,21 +55,27 @@ pub fn matmul(kernel: Kernel, activations: &Activations, projections: &mut [Proj
 /// # Panics
 /// As [`matmul`].
 pub fn matmul_i32(kernel: Kernel, activations: &Activations, weights: &TernaryMatrix, out: &mut [i32]) {
-    let steps = vec![0.0; activations.tokens()];
-    sweep(kernel, activations, vec![(weights, out, |sum, _| sum)], &steps);
+    sweep(kernel, activations, vec![(weights, out)], |_, _, sums, out| {
+        out.copy_from_slice(sums)
+    });
 }
 
-/// Computes every tile of every output and writes `finish(sum, step)`.
-fn sweep<T: Send, F: Fn(i32, f32) -> T + Sync>(
+/// The sums of a tile's rows with one token.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Sums([i32; TILE_ROWS]);
+
+/// Computes the sums of every tile of every matrix and lets `finish(token, weights, sums, out)` write them.
+fn sweep<T: Send>(
     kernel: Kernel,
     activations: &Activations,
-    outputs: Vec<(&TernaryMatrix, &mut [T], F)>,
-    steps: &[f32],
+    outputs: Vec<(&TernaryMatrix, &mut [T])>,
+    finish: impl Fn(usize, &TernaryMatrix, &[i32], &mut [T]) + Sync,
 ) {
     let tokens = activations.tokens();
     let mut tasks = Vec::new();
     let mut targets = Vec::with_capacity(outputs.len());
-    for (index, (weights, out, finish)) in outputs.into_iter().enumerate() {
+    for (index, (weights, out)) in outputs.into_iter().enumerate() {
         assert_eq!(
             weights.cols(),
             activations.cols(),
@@ -70,35 +87,98 @@ fn sweep<T: Send, F: Fn(i32, f32) -> T + Sync>(
             "output {index} is not [tokens, rows]"
         );
         tasks.extend((0..weights.tiles()).map(|tile| (index, tile)));
-        targets.push((weights, SharedRows::new(out, weights.rows()), finish));
+        targets.push((weights, SharedRows::new(out, weights.rows())));
     }
-    tasks
-        .into_par_iter()
-        .for_each_init(Vec::new, |sums: &mut Vec<[i32; TILE_ROWS]>, (index, tile)| {
-            let (weights, out, finish) = &targets[index];
-            sums.clear();
-            sums.resize(tokens, [0; TILE_ROWS]);
-            tile_sums(kernel, weights.tile(tile), activations, sums);
-            let first = tile * TILE_ROWS;
-            let rows = TILE_ROWS.min(weights.rows() - first);
-            for (token, sums) in sums.iter().enumerate() {
-                // SAFETY: each tile is one task, and it alone touches the tile's columns of `out`.
-                let out = unsafe { out.piece(token, first, rows) };
-                for (out, &sum) in out.iter_mut().zip(sums) {
-                    *out = finish(sum, steps[token]);
-                }
-            }
-        });
+    tasks.into_par_iter().for_each_init(Vec::new, |sums, (index, tile)| {
+        let (weights, out) = &targets[index];
+        sums.clear();
+        sums.resize(tokens, Sums([0; TILE_ROWS]));
+        tile_sums(kernel, weights.tile(tile), activations, sums);
+        let first = tile * TILE_ROWS;
+        let rows = TILE_ROWS.min(weights.rows() - first);
+        for (token, sums) in sums.iter().enumerate() {
+            // SAFETY: each tile is one task, and it alone touches the tile's columns of `out`.
+            let out = unsafe { out.piece(token, first, rows) };
+            finish(token, weights, &sums.0[..rows], out);
+        }
+    });
 }
 
-/// The sums of one tile of rows with every token, `sums [tokens, 64]`.
-fn tile_sums(
-    _kernel: Kernel,
-    tile: &[crate::memory::Line<u8>],
-    activations: &Activations,
-    sums: &mut [[i32; TILE_ROWS]],
-) {
-    for (token, sums) in sums.iter_mut().enumerate() {
-        scalar::tile_row(tile, activations.padded(token), sums);
+/// The sums of one tile of rows with every token, `sums [tokens]` being zero before.
+fn tile_sums(kernel: Kernel, tile: &[Line<u8>], activations: &Activations, sums: &mut [Sums]) {
+    match kernel {
+        Kernel::Scalar => scalar::tile_sums(tile, activations, sums),
+        // SAFETY: an `Avx2` exists only if `detect` saw the features on this CPU.
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Avx2(_) => unsafe { avx2::tile_sums(tile, activations, sums) },
+        // SAFETY: an `Avx512Bw` exists only if `detect` saw the features on this CPU.
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Avx512Bw(_) => unsafe { avx512bw::tile_sums(tile, activations, sums) },
+        // SAFETY: an `Avx512Vnni` exists only if `detect` saw the features on this CPU.
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Avx512Vnni(_) => unsafe { avx512vnni::tile_sums(tile, activations, sums) },
+    }
+}
+
+/// `out = sums as f32 * by`.
+struct Scale<'a> {
+    sums: &'a [i32],
+    by: f32,
+    out: &'a mut [f32],
+}
+
+impl Pass for Scale<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (out, &sum) in self.out.iter_mut().zip(self.sums) {
+            *out = sum as f32 * self.by;
+        }
+    }
+}
+
+/// Splits `0..len` into the fewest ranges of at most `len_max`, as even as can be: a register tile that is nearly
+/// empty would waste the loads it makes.
+fn even_ranges(len: usize, len_max: usize) -> impl Iterator<Item = Range<usize>> {
+    let ranges = len.div_ceil(len_max);
+    (0..ranges).map(move |i| i * len / ranges..(i + 1) * len / ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ternary::COLS_MAX;
+
+    #[test]
+    fn ranges_are_even_and_cover_everything() {
+        let ranges = |len| even_ranges(len, 6).map(|range| range.len()).collect::<Vec<_>>();
+        assert_eq!(
+            (ranges(0), ranges(6), ranges(7), ranges(20)),
+            (vec![], vec![6], vec![3, 4], vec![5, 5, 5, 5])
+        );
+    }
+
+    /// −128 is allowed by the quantizer's clamp, though its scale never makes it.
+    #[test]
+    fn the_largest_magnitudes_neither_wrap_nor_saturate() {
+        for cols in [1, 63 * 4, 64 * 4 + 1, 2560, COLS_MAX] {
+            for (weight, value) in [(-1, -128i8), (1, -128), (1, 127), (0, -128)] {
+                let matrix = TernaryMatrix::from_weights(65, cols, 1.0, &vec![weight; 65 * cols]).unwrap();
+                for tokens in [1, 2, 8, 25] {
+                    let activations = Activations::from_values(&vec![value; tokens * cols], cols);
+                    let expected = i32::from(weight) * i32::from(value) * cols as i32;
+                    for kernel in Kernel::available() {
+                        let mut sums = vec![0; tokens * 65];
+                        matmul_i32(kernel, &activations, &matrix, &mut sums);
+                        let right = sums.iter().all(|&sum| sum == expected);
+                        assert!(
+                            right,
+                            "{kernel}: {weight} times {value} over {cols} columns, {tokens} tokens"
+                        );
+                    }
+                }
+            }
+        }
     }
 }
