@@ -91,6 +91,32 @@ fn checked(kind: &'static str, value: String) -> Result<String, IdError> {
     Err(IdError { kind, value: shown })
 }
 
+/// Why a text is not one of a few names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} must be one of {known}, but is {value:?}")]
+pub struct NameError {
+    kind: &'static str,
+    known: String,
+    value: String,
+}
+
+/// The one of `all` whose name is `value`.
+pub(crate) fn by_name<T: Copy>(
+    kind: &'static str,
+    all: &[T],
+    name: fn(T) -> &'static str,
+    value: &str,
+) -> Result<T, NameError> {
+    all.iter()
+        .copied()
+        .find(|one| name(*one) == value)
+        .ok_or_else(|| NameError {
+            kind,
+            known: all.iter().map(|one| name(*one)).collect::<Vec<_>>().join(", "),
+            value: value.chars().take(ID_CHARS_MAX).collect(),
+        })
+}
+
 /// Names every id of this project apart from all other UUIDv5 users.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6269_746e_6574_4372_8273_742d_6261_7463);
 

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::decode::{self, DecodeError};
 use crate::ids::{JobId, ProjectId, TenantId};
 use crate::request::{Endpoint, ServiceTier};
 
@@ -50,4 +51,16 @@ pub struct Job {
     /// Requests not finished by then end as `expired`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
+}
+
+/// Longest job record, in bytes; all of its texts are short.
+const JOB_BYTES_MAX: usize = 64 * 1024;
+
+/// Reads one record of `bitnet.jobs`.
+pub fn decode(bytes: &[u8]) -> Result<Job, DecodeError> {
+    let job: Job = decode::json(bytes, JOB_BYTES_MAX)?;
+    decode::schema(&job.schema, JOB_SCHEMA)?;
+    decode::name("model", &job.model, decode::NAME_CHARS_MAX)?;
+    decode::name("residency_zone", &job.residency_zone, decode::NAME_CHARS_MAX)?;
+    Ok(job)
 }

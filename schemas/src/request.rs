@@ -3,12 +3,14 @@
 //! The contract is `contracts/request_batch.v1.schema.json`; unknown fields are refused, so that a
 //! misspelt option is an error and never silence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::ids::{CustomId, DedupKey, JobId, ProjectId, TenantId};
+use crate::decode::{self, DecodeError};
+use crate::ids::{CustomId, DedupKey, JobId, NameError, ProjectId, TenantId, by_name};
 
 /// The `schema` field of every request batch.
 pub const REQUEST_BATCH_SCHEMA: &str = "bitnet.request_batch.v1";
@@ -50,6 +52,14 @@ impl Endpoint {
     }
 }
 
+impl std::str::FromStr for Endpoint {
+    type Err = NameError;
+
+    fn from_str(path: &str) -> Result<Self, NameError> {
+        by_name("endpoint", &Endpoint::ALL, Endpoint::path, path)
+    }
+}
+
 /// What a customer pays for in speed; also the Kafka lane of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -63,6 +73,9 @@ pub enum ServiceTier {
 }
 
 impl ServiceTier {
+    /// Every tier, the most urgent first.
+    pub const ALL: [ServiceTier; 3] = [ServiceTier::Interactive, ServiceTier::Standard, ServiceTier::Batch];
+
     /// The name, as it is written in messages, tables and SKUs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -79,6 +92,14 @@ impl ServiceTier {
             ServiceTier::Standard => "standard",
             ServiceTier::Batch => "bulk",
         }
+    }
+}
+
+impl std::str::FromStr for ServiceTier {
+    type Err = NameError;
+
+    fn from_str(name: &str) -> Result<Self, NameError> {
+        by_name("service_tier", &ServiceTier::ALL, ServiceTier::as_str, name)
     }
 }
 
@@ -129,7 +150,7 @@ pub struct Request {
     /// The submitter's name of this request, unique in its job.
     pub custom_id: CustomId,
     /// The OpenAI request body of the batch's endpoint.
-    pub body: serde_json::Value,
+    pub body: Value,
 }
 
 /// Requests that lie in a Parquet file of the object store.
@@ -145,7 +166,7 @@ pub struct ClaimCheck {
     /// Which columns hold what.
     pub columns: ClaimCheckColumns,
     /// The request body; each string in it may name `{{text}}`, which becomes the text column's value.
-    pub template: serde_json::Value,
+    pub template: Value,
 }
 
 /// Column names of a claim check's file.
@@ -162,5 +183,136 @@ impl RequestBatch {
     /// Names this batch wherever it is published; also the Kafka key.
     pub fn dedup_key(&self) -> DedupKey {
         DedupKey::of(&self.tenant_id, &self.job_id, self.batch_seq)
+    }
+}
+
+/// How much one message may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Longest message, in bytes.
+    pub message_bytes_max: usize,
+    /// Most requests in one message.
+    pub requests_max: usize,
+}
+
+impl Default for Limits {
+    /// What a Kafka broker takes unless told otherwise (`message.max.bytes`), and 4,096 requests.
+    fn default() -> Self {
+        Limits {
+            message_bytes_max: 1_048_588,
+            requests_max: 4_096,
+        }
+    }
+}
+
+/// Most places of a claim check's template that take the text.
+const TEXT_USES_MAX: usize = 16;
+
+/// What a template's strings name to take the text.
+const TEXT_PLACEHOLDER: &str = "{{text}}";
+
+/// Reads one message.
+///
+/// Every error means that the message as a whole cannot be used and belongs on the dead-letter topic.
+/// What is wrong with one request alone (its body, a `custom_id` seen twice) is not looked at here,
+/// because that request can still get a row of its own. Of a key given twice in a body, the last counts.
+pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RequestBatch, DecodeError> {
+    let batch: RequestBatch = decode::json(bytes, limits.message_bytes_max)?;
+    decode::schema(&batch.schema, REQUEST_BATCH_SCHEMA)?;
+    decode::name("model", &batch.model, decode::NAME_CHARS_MAX)?;
+    decode::name("residency_zone", &batch.residency_zone, decode::NAME_CHARS_MAX)?;
+    if batch.batch_seq >= batch.batch_count {
+        return Err(DecodeError::BatchSeq {
+            seq: batch.batch_seq,
+            count: batch.batch_count,
+        });
+    }
+    match (&batch.requests, &batch.input) {
+        (Some(requests), None) if requests.is_empty() => return Err(DecodeError::NoRequests),
+        (Some(requests), None) if requests.len() > limits.requests_max => {
+            return Err(DecodeError::TooMany {
+                found: requests.len(),
+                max: limits.requests_max,
+            });
+        }
+        (Some(_), None) => {}
+        (None, Some(input)) => input.check()?,
+        (Some(_), Some(_)) => return Err(DecodeError::OneOf { found: "both" }),
+        (None, None) => return Err(DecodeError::OneOf { found: "neither" }),
+    }
+    Ok(batch)
+}
+
+impl ClaimCheck {
+    /// The request body for one row of the file: the template with the row's text in place of `{{text}}`
+    /// in each of its strings. Keys are left alone, and so is a `{{text}}` inside the text.
+    pub fn body(&self, text: &str) -> Value {
+        fill(&self.template, text)
+    }
+
+    fn check(&self) -> Result<(), DecodeError> {
+        let invalid = |field, problem: String| Err(DecodeError::Input { field, problem });
+        if !self.uri.starts_with("s3://") && !self.uri.starts_with("file:///") {
+            return invalid(
+                "uri",
+                format!("must begin with s3:// or file:///, but is {:?}", shown(&self.uri)),
+            );
+        }
+        if self.sha256.len() != 64
+            || !self
+                .sha256
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        {
+            return invalid(
+                "sha256",
+                format!("must be 64 digits of 0-9 and a-f, but is {:?}", shown(&self.sha256)),
+            );
+        }
+        let distinct: BTreeSet<u32> = self.row_groups.iter().copied().collect();
+        if distinct.is_empty() || distinct.len() < self.row_groups.len() {
+            return invalid("row_groups", "must name at least one row group, and none twice".into());
+        }
+        if !self.template.is_object() {
+            return invalid("template", "must be an object, the request body of the endpoint".into());
+        }
+        match uses(&self.template) {
+            1..=TEXT_USES_MAX => Ok(()),
+            found => {
+                let times = format!("1 to {TEXT_USES_MAX} times, but does {found} times");
+                invalid(
+                    "template",
+                    format!("must name {TEXT_PLACEHOLDER} in its strings {times}"),
+                )
+            }
+        }
+    }
+}
+
+fn shown(value: &str) -> String {
+    value.chars().take(decode::NAME_CHARS_MAX).collect()
+}
+
+// Both walks go as deep as the template, which the JSON reader has bounded to 128 levels.
+
+fn fill(template: &Value, text: &str) -> Value {
+    match template {
+        Value::String(string) => Value::String(string.replace(TEXT_PLACEHOLDER, text)),
+        Value::Array(items) => items.iter().map(|item| fill(item, text)).collect(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(key, value)| (key.clone(), fill(value, text)))
+            .collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => template.clone(),
+    }
+}
+
+fn uses(template: &Value) -> usize {
+    match template {
+        Value::String(string) => string.matches(TEXT_PLACEHOLDER).count(),
+        Value::Array(items) => items.iter().map(uses).sum(),
+        Value::Object(fields) => fields.values().map(uses).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
