@@ -164,7 +164,7 @@ fn what_is_not_a_row_is_named() {
     check(
         "event_id",
         texts("17"),
-        "row 0: event_id: invalid length: expected length 32 for simple format, found 2",
+        "row 0: event_id: invalid length: found 2",
     );
     check(
         "outcome",
