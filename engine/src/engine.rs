@@ -1,10 +1,27 @@
 //! The engine: jobs in, events out, one step at a time.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use kernels::float::{KvCache, KvShapeError};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::batch::Batch;
 use crate::completion::Completion;
 use crate::job::{Job, JobId, Priority, RequestError};
-use crate::model::Model;
+use crate::kv_cache::BlockPool;
+use crate::model::{Model, Workspace};
+use crate::sampler::Sampler;
+use crate::scheduler::{Grant, Limits, Scheduler};
+use crate::sequence::Sequence;
+
+/// Rows that the LM head takes at once, at least and at most: many share one pass over its weights, and their logits
+/// are kept.
+const HEAD_ROWS: (usize, usize) = (16, 256);
+const SEQUENCES_MAX: usize = 1 << 14;
+const TOKENS_PER_STEP_MAX: usize = 1 << 16;
+const BLOCK_LEN_MAX: usize = 1 << 12;
+const THREADS_MAX: usize = 1024;
 
 /// Bounds of an engine; everything they name is allocated once, by [`Engine::new`].
 #[derive(Clone, Debug)]
@@ -15,7 +32,7 @@ pub struct EngineSettings {
     pub sequences_max: usize,
     /// Bytes for keys and values. Less is taken when the model cannot fill it.
     pub kv_bytes_max: usize,
-    /// Positions in one block of the KV cache.
+    /// Positions in one block of the KV cache, a multiple of 16.
     pub block_len: usize,
     /// Threads that compute.
     pub threads: usize,
@@ -57,6 +74,9 @@ pub enum EngineError {
         /// What the system said.
         source: rayon::ThreadPoolBuildError,
     },
+    /// The KV cache does not fit the memory.
+    #[error("cannot allocate the KV cache; lower kv_bytes_max")]
+    Cache(#[source] KvShapeError),
 }
 
 /// What happened to a job.
@@ -82,44 +102,284 @@ pub struct StepReport {
 }
 
 /// One model, its KV cache and the jobs in flight. `step` does no IO and never blocks on anything but arithmetic.
-pub struct Engine {}
+pub struct Engine {
+    model: Arc<Model>,
+    threads: ThreadPool,
+    jobs_max: usize,
+    scheduler: Scheduler,
+    sequences: HashMap<JobId, Sequence>,
+    cache: KvCache,
+    work: Work,
+}
+
+/// Memory that every step uses again.
+struct Work {
+    batch: Batch,
+    space: Workspace,
+    sampler: Sampler,
+    /// `[rows that the LM head takes at once, vocabulary]`
+    logits: Vec<f32>,
+    /// The sequence of each wanted row.
+    owners: Vec<JobId>,
+}
 
 impl Engine {
     /// Allocates the KV cache and starts the compute threads.
+    ///
+    /// # Errors
+    /// A setting is out of range, or memory or threads are not to be had.
     pub fn new(model: Arc<Model>, settings: &EngineSettings) -> Result<Engine, EngineError> {
-        let _ = (model, settings);
-        unimplemented!()
+        let EngineSettings {
+            tokens_per_step_max,
+            sequences_max,
+            threads,
+            jobs_max,
+            ..
+        } = *settings;
+        check_settings(settings)?;
+        let shape = model.kv_shape(blocks(&model, settings)?, settings.block_len);
+        let cache = KvCache::new(shape).map_err(EngineError::Cache)?;
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("engine-{index}"));
+        let threads = pool
+            .build()
+            .map_err(|source| EngineError::Threads { threads, source })?;
+        let limits = Limits {
+            tokens_per_step_max,
+            sequences_max,
+        };
+        let scheduler = Scheduler::new(limits, BlockPool::new(shape.blocks, shape.block_len));
+        let head_rows = sequences_max.clamp(HEAD_ROWS.0, HEAD_ROWS.1);
+        let work = Work {
+            batch: Batch::default(),
+            space: Workspace::default(),
+            sampler: Sampler::new(model.forward().kernel),
+            logits: vec![0.0; head_rows * model.vocabulary()],
+            owners: Vec::new(),
+        };
+        Ok(Engine {
+            model,
+            threads,
+            jobs_max,
+            scheduler,
+            sequences: HashMap::new(),
+            cache,
+            work,
+        })
     }
 
-    /// Puts a job in the queue. Refused if it can never fit, if `id` is in use, or if `jobs_max` are held.
+    /// Puts a job in the queue.
+    ///
+    /// # Errors
+    /// It can never fit the KV cache, `id` is in use, or `jobs_max` jobs are held.
     pub fn submit(&mut self, id: JobId, job: Job, priority: Priority) -> Result<(), RequestError> {
-        let _ = (id, job, priority);
-        unimplemented!()
+        let refuse = |code, message| {
+            Err(RequestError {
+                code,
+                message,
+                param: None,
+            })
+        };
+        let (needed, room) = (job.cache_tokens_max(), self.scheduler.positions_max());
+        if needed > room {
+            let message = format!(
+                "the request needs {needed} tokens of KV cache, which holds {room}; shorten it, or raise engine.kv_bytes_max"
+            );
+            return refuse("context_length_exceeded", message);
+        }
+        if self.sequences.len() >= self.jobs_max {
+            return refuse(
+                "engine_full",
+                format!("{} jobs are held, the most allowed; submit it later", self.jobs_max),
+            );
+        }
+        if self.sequences.contains_key(&id) {
+            return refuse(
+                "duplicate_job",
+                format!("job {} is already in the engine; choose another id", id.0),
+            );
+        }
+        let sequence = Sequence::new(job);
+        self.scheduler.submit(id, priority, sequence.tokens().len());
+        self.sequences.insert(id, sequence);
+        Ok(())
     }
 
     /// Forgets a job; no event follows. False if there is none of that name.
     pub fn cancel(&mut self, id: JobId) -> bool {
-        let _ = id;
-        unimplemented!()
+        self.scheduler.remove(id);
+        self.sequences.remove(&id).is_some()
     }
 
     /// Computes one batch: the next token of everything that runs, and parts of prompts as far as the bounds allow.
     pub fn step(&mut self) -> StepReport {
-        unimplemented!()
+        let mut plan = self.scheduler.plan();
+        let mut report = StepReport {
+            events: Vec::new(),
+            tokens: plan.grants.iter().map(|grant| grant.len).sum(),
+            sequences: plan.grants.len(),
+            preempted: plan.preempted,
+        };
+        if plan.grants.is_empty() {
+            return report;
+        }
+        let Engine {
+            model,
+            threads,
+            scheduler,
+            sequences,
+            cache,
+            work,
+            ..
+        } = self;
+        plan.grants.sort_by_key(|grant| sequences[&grant.id].wants_logits());
+        work.fill_batch(&plan.grants, scheduler, sequences);
+        threads.install(|| work.compute(model, sequences, cache, &mut report.events));
+        for Grant { id, start, len } in plan.grants {
+            let Some(sequence) = sequences.get_mut(&id) else {
+                continue;
+            };
+            match sequence.settle(start + len) {
+                Some(computed) => scheduler.advance(id, computed, sequence.tokens().len()),
+                None => {
+                    scheduler.remove(id);
+                    let done = sequences.remove(&id).map(|sequence| sequence.complete(model));
+                    report
+                        .events
+                        .extend(done.map(|completion| Event::Finished(id, completion)));
+                }
+            }
+        }
+        report
     }
 
     /// True when there is nothing to compute.
     pub fn is_idle(&self) -> bool {
-        unimplemented!()
+        self.sequences.is_empty()
     }
 
     /// Jobs in the queue.
     pub fn waiting(&self) -> usize {
-        unimplemented!()
+        self.scheduler.waiting()
     }
 
     /// Jobs that hold part of the KV cache.
     pub fn running(&self) -> usize {
-        unimplemented!()
+        self.scheduler.running()
+    }
+}
+
+impl Work {
+    fn fill_batch(&mut self, grants: &[Grant], scheduler: &Scheduler, sequences: &HashMap<JobId, Sequence>) {
+        self.batch.clear();
+        self.owners.clear();
+        for &Grant { id, start, len } in grants {
+            let sequence = &sequences[&id];
+            let tokens = &sequence.tokens()[start..start + len];
+            let wanted = self
+                .batch
+                .push(tokens, start, sequence.wanted_from(), scheduler.blocks(id));
+            self.owners.extend(std::iter::repeat_n(id, wanted));
+        }
+    }
+
+    /// Runs the batch and hands every wanted row to its sequence. Those that want hidden states come first.
+    fn compute(
+        &mut self,
+        model: &Model,
+        sequences: &mut HashMap<JobId, Sequence>,
+        cache: &mut KvCache,
+        events: &mut Vec<Event>,
+    ) {
+        let Work {
+            batch,
+            space,
+            sampler,
+            logits,
+            owners,
+        } = self;
+        let (size, vocabulary) = (model.forward().config.hidden, model.vocabulary());
+        let hidden = model.forward().run(batch, cache, space);
+        let hidden_only = owners.partition_point(|id| !sequences[id].wants_logits());
+        for (id, row) in owners[..hidden_only].iter().zip(hidden.chunks_exact(size)) {
+            sequences.entry(*id).and_modify(|sequence| sequence.take_hidden(row));
+        }
+        let head_rows = logits.len() / vocabulary;
+        let rest = hidden[hidden_only * size..].chunks(head_rows * size);
+        for (ids, rows) in owners[hidden_only..].chunks(head_rows).zip(rest) {
+            let logits = &mut logits[..ids.len() * vocabulary];
+            model.forward().logits(rows, logits);
+            for (id, logits) in ids.iter().zip(logits.chunks_exact_mut(vocabulary)) {
+                let Some(sequence) = sequences.get_mut(id) else {
+                    continue;
+                };
+                if sequence.take_logits(model, sampler, logits) {
+                    events.push(Event::FirstToken(*id));
+                }
+            }
+        }
+    }
+}
+
+fn check_settings(settings: &EngineSettings) -> Result<(), EngineError> {
+    let EngineSettings {
+        tokens_per_step_max,
+        sequences_max,
+        block_len,
+        threads,
+        jobs_max,
+        ..
+    } = *settings;
+    let refuse = |setting, value, expected: &str| {
+        Err(EngineError::Setting {
+            setting,
+            value,
+            expected: expected.to_owned(),
+        })
+    };
+    if !(1..=SEQUENCES_MAX).contains(&sequences_max) {
+        return refuse("sequences_max", sequences_max, &format!("from 1 to {SEQUENCES_MAX}"));
+    }
+    if !(sequences_max..=TOKENS_PER_STEP_MAX).contains(&tokens_per_step_max) {
+        let expected = format!("from sequences_max, {sequences_max}, to {TOKENS_PER_STEP_MAX}");
+        return refuse("tokens_per_step_max", tokens_per_step_max, &expected);
+    }
+    if !(16..=BLOCK_LEN_MAX).contains(&block_len) || block_len % 16 != 0 {
+        return refuse(
+            "block_len",
+            block_len,
+            &format!("a multiple of 16 up to {BLOCK_LEN_MAX}"),
+        );
+    }
+    if !(1..=THREADS_MAX).contains(&threads) {
+        return refuse("threads", threads, &format!("from 1 to {THREADS_MAX}"));
+    }
+    if jobs_max == 0 {
+        return refuse("jobs_max", jobs_max, "at least 1");
+    }
+    Ok(())
+}
+
+/// Blocks that `kv_bytes_max` pays for, but no more than `sequences_max` full contexts fill.
+fn blocks(model: &Model, settings: &EngineSettings) -> Result<usize, EngineError> {
+    let EngineSettings {
+        sequences_max,
+        kv_bytes_max,
+        block_len,
+        ..
+    } = *settings;
+    let block_bytes = model.kv_shape(1, block_len).block_bytes_len().unwrap_or(usize::MAX);
+    let useful = sequences_max * (model.context_length().div_ceil(block_len) + 1); // one each to grow into
+    match (kv_bytes_max / block_bytes).min(useful).min(u32::MAX as usize) {
+        0 => {
+            let expected = format!("at least {block_bytes}, one block");
+            Err(EngineError::Setting {
+                setting: "kv_bytes_max",
+                value: kv_bytes_max,
+                expected,
+            })
+        }
+        blocks => Ok(blocks),
     }
 }

@@ -11,12 +11,24 @@
 #![forbid(unsafe_code)]
 
 mod model;
+mod tokenizer;
+mod template;
+mod request;
 mod job;
-mod sampler;
 mod engine;
+mod scheduler;
+mod kv_cache;
+mod sequence;
+mod batch;
+mod sampler;
 mod completion;
 
 pub use crate::completion::{Completion, FinishReason, Usage};
 pub use crate::engine::{Engine, EngineError, EngineSettings, Event, StepReport};
 pub use crate::job::{Endpoint, Job, JobId, Priority, RequestError};
 pub use crate::model::{LoadError, LoadOptions, Model};
+
+/// The names of the instruction sets that this CPU can compute with, slowest first.
+pub fn kernel_names() -> Vec<&'static str> {
+    kernels::Kernel::available().map(kernels::Kernel::name).collect()
+}

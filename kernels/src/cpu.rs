@@ -45,7 +45,8 @@ pub struct UnavailableKernel {
 /// A loop that is compiled once for each instruction set.
 ///
 /// The body is safe Rust over fixed arrays of lanes. `run` must be `#[inline(always)]`, and so must be what
-/// it calls: only code inlined into a `#[target_feature]` function is compiled with that feature.
+/// it calls (no closures around arithmetic): only code inlined into a `#[target_feature]` function is compiled with
+/// that feature.
 pub(crate) trait Pass {
     /// What the loop returns.
     type Output;

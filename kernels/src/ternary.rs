@@ -29,7 +29,7 @@ pub(crate) const LINE_COLS: usize = 4;
 pub const COLS_MAX: usize = 1 << 16;
 
 /// `[rows, cols]` of {−1, 0, 1} with one factor for the whole matrix.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TernaryMatrix {
     rows: usize,
     cols: usize,

@@ -1,10 +1,37 @@
 //! A model: its configuration, its weights, its tokenizer and its chat template.
 
-use std::path::{Path, PathBuf};
+mod error;
+mod config;
+mod formats;
+mod weights;
+mod forward;
 
+use std::path::Path;
+
+use kernels::Kernel;
+use kernels::float::{KvCache, KvShape, KvShapeError, Rope};
+use serde::Deserialize;
 use serde_json::Value;
 
+use self::config::{Config, TokenIds};
+use self::formats::digest;
+use self::formats::safetensors::Checkpoint;
+use self::weights::Weights;
+use crate::batch::Batch;
 use crate::job::{Endpoint, Job, RequestError};
+use crate::request::Reader;
+use crate::template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+
+pub(crate) use self::config::JSON_BYTES_MAX;
+pub use self::error::LoadError;
+pub(crate) use self::formats::read_bounded;
+pub(crate) use self::forward::{Forward, Workspace};
+
+/// Bytes of the table of rotary sines and cosines: 2²⁰ positions of heads of 128.
+const ROPE_BYTES_MAX: usize = 1 << 29;
+/// Rows computed at once by [`Model::logits`].
+const LOGITS_CHUNK: usize = 512;
 
 /// Choices about how a model is loaded; none of them changes an answer, save `date`.
 #[derive(Clone, Debug, Default)]
@@ -14,84 +41,193 @@ pub struct LoadOptions {
     /// The day that a chat template sees through `strftime_now`: year, month, day. Templates that ask for the date
     /// fail without one, for an answer must not depend on when it is computed.
     pub date: Option<(u16, u8, u8)>,
-}
-
-/// Why a model is refused. Nothing is loaded then.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// A file is missing or cannot be read.
-    #[error("cannot read {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A file says something that no model can mean.
-    #[error("{}: {message}", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// The place in it, the value, and what was expected.
-        message: String,
-    },
-    /// A tensor has another shape than the configuration demands.
-    #[error("{}: tensor {tensor} has shape {found:?}, but config.json makes it {expected:?}", path.display())]
-    Shape {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// Its shape by the configuration.
-        expected: Vec<usize>,
-        /// Its shape in the file.
-        found: Vec<usize>,
-    },
-    /// A valid model of a kind that is not implemented.
-    #[error("{}: {message}", path.display())]
-    Unsupported {
-        /// The file.
-        path: PathBuf,
-        /// The key, its value, and what is supported.
-        message: String,
-    },
+    /// The name of the instruction set to compute with, one of [`kernel_names`](crate::kernel_names); without one
+    /// the environment variable `BITNET_KERNEL` decides, and without that the fastest is taken.
+    pub kernel: Option<String>,
 }
 
 /// A loaded model, immutable; share it in an `Arc`.
-pub struct Model {}
+pub struct Model {
+    forward: Forward,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    eos: Vec<u32>,
+    context_length: usize,
+    digest: String,
+    tokenizer_digest: String,
+}
 
 impl Model {
-    /// Reads a Hugging Face directory: `config.json`, `*.safetensors`, `tokenizer.json`, and the chat template if there is one.
+    /// Reads a Hugging Face directory: `config.json`, `*.safetensors`, `tokenizer.json`, and the chat template if there
+    /// is one.
+    ///
+    /// # Errors
+    /// A file is missing, damaged, at odds with the configuration, or of a kind that is not implemented.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Model, LoadError> {
-        let _ = (dir, options);
-        unimplemented!()
+        let kernel = match &options.kernel {
+            Some(name) => Kernel::named(name),
+            None => Kernel::from_env(),
+        };
+        let kernel = kernel.map_err(|error| LoadError::Kernel(error.to_string()))?;
+        let config_path = dir.join("config.json");
+        let config = config::parse(&config_path, &read_bounded(&config_path, JSON_BYTES_MAX)?)?;
+        let tokenizer_path = dir.join("tokenizer.json");
+        let tokenizer = Tokenizer::load(&tokenizer_path)?;
+        let template = ChatTemplate::load(dir, options.date)?;
+        let eos = eos(dir, &config)?;
+
+        let mut checkpoint = Checkpoint::open(dir)?;
+        let weights = Weights::load(&config, &mut checkpoint)?;
+        let digest = digest(std::iter::once(config_path.as_path()).chain(checkpoint.paths()))?;
+        let beside = ["tokenizer_config.json", "chat_template.jinja"].map(|name| dir.join(name));
+        let beside = beside.iter().filter(|path| path.exists()).map(|path| path.as_path());
+        let tokenizer_digest = formats::digest(std::iter::once(tokenizer_path.as_path()).chain(beside))?;
+
+        let context_length = options
+            .context_length_max
+            .unwrap_or(usize::MAX)
+            .clamp(1, config.context_length);
+        if context_length.saturating_mul(config.head_dim * size_of::<f32>()) > ROPE_BYTES_MAX {
+            let message = format!(
+                "max_position_embeddings is {context_length}, too many for heads of {}",
+                config.head_dim
+            );
+            return Err(LoadError::invalid(&config_path, message));
+        }
+        let rope = Rope::new(&Rope::frequencies(config.rope_theta, config.head_dim), context_length);
+        let forward = Forward {
+            config,
+            weights,
+            rope,
+            kernel,
+        };
+        Ok(Model {
+            forward,
+            tokenizer,
+            template,
+            eos,
+            context_length,
+            digest,
+            tokenizer_digest,
+        })
     }
 
     /// SHA-256 of configuration and weights, in hexadecimal.
     pub fn digest(&self) -> &str {
-        unimplemented!()
+        &self.digest
     }
 
     /// SHA-256 of the tokenizer's files, chat template included, in hexadecimal.
     pub fn tokenizer_digest(&self) -> &str {
-        unimplemented!()
+        &self.tokenizer_digest
     }
 
     /// Positions that prompt and answer share.
     pub fn context_length(&self) -> usize {
-        unimplemented!()
+        self.context_length
+    }
+
+    /// Tokens that the model knows.
+    pub fn vocabulary(&self) -> usize {
+        self.forward.config.vocabulary
     }
 
     /// Turns a request body into a job: renders, tokenizes, and checks every field and limit. An unset `seed` follows
     /// from `request_key`, so that a request asked again gives the same answer.
+    ///
+    /// # Errors
+    /// The body has a field that is unknown, unsupported or out of range, or more tokens than the context.
     pub fn prepare(&self, endpoint: Endpoint, body: &Value, request_key: &str) -> Result<Job, RequestError> {
-        let _ = (endpoint, body, request_key);
-        unimplemented!()
+        let reader = Reader {
+            tokenizer: &self.tokenizer,
+            template: self.template.as_ref(),
+            vocabulary: self.vocabulary(),
+            context_length: self.context_length,
+        };
+        reader.read(endpoint, body, request_key)
     }
 
-    /// Logits of every position, `[tokens, vocabulary]`, computed alone. For tests and inspection.
+    /// Logits of every position, `[tokens, vocabulary]`, computed alone and outside any engine.
+    ///
+    /// # Errors
+    /// There are no tokens, more than the context has positions, or one that the model does not know.
     pub fn logits(&self, tokens: &[u32]) -> Result<Vec<f32>, RequestError> {
-        let _ = tokens;
-        unimplemented!()
+        let vocabulary = self.vocabulary();
+        if tokens.is_empty() || tokens.len() > self.context_length {
+            let message = format!(
+                "{} tokens were given, but 1 to {} are possible",
+                tokens.len(),
+                self.context_length
+            );
+            return Err(RequestError::new("context_length_exceeded", "tokens", message));
+        }
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= vocabulary) {
+            return Err(RequestError::invalid(
+                "tokens",
+                format!("token {token} is not among {vocabulary}"),
+            ));
+        }
+        let shape = self.kv_shape(tokens.len().div_ceil(16), 16);
+        let too_large = |error: KvShapeError| RequestError::new("context_length_exceeded", "tokens", error.to_string());
+        let mut cache = KvCache::new(shape).map_err(too_large)?;
+        let blocks: Vec<u32> = (0..shape.blocks as u32).collect();
+        let (mut batch, mut space) = (Batch::default(), Workspace::default());
+        let mut logits = vec![0.0; tokens.len() * vocabulary];
+        let outs = logits.chunks_mut(LOGITS_CHUNK * vocabulary);
+        for (index, (part, out)) in tokens.chunks(LOGITS_CHUNK).zip(outs).enumerate() {
+            batch.clear();
+            batch.push(part, index * LOGITS_CHUNK, 0, &blocks);
+            self.forward
+                .logits(self.forward.run(&batch, &mut cache, &mut space), out);
+        }
+        Ok(logits)
     }
+
+    pub(crate) fn forward(&self) -> &Forward {
+        &self.forward
+    }
+
+    pub(crate) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The token ends a text.
+    pub(crate) fn ends_text(&self, token: u32) -> bool {
+        self.eos.contains(&token)
+    }
+
+    /// The shape of a KV cache for this model.
+    pub(crate) fn kv_shape(&self, blocks: usize, block_len: usize) -> KvShape {
+        let Config {
+            layers,
+            kv_heads,
+            head_dim,
+            ..
+        } = self.forward.config;
+        KvShape {
+            layers,
+            blocks,
+            block_len,
+            kv_heads,
+            head_dim,
+        }
+    }
+}
+
+/// The tokens that end a text: those of `generation_config.json` where it names any, else the configuration's.
+fn eos(dir: &Path, config: &Config) -> Result<Vec<u32>, LoadError> {
+    #[derive(Deserialize)]
+    struct GenerationConfig {
+        eos_token_id: Option<TokenIds>,
+    }
+    let path = dir.join("generation_config.json");
+    if !path.exists() {
+        return Ok(config.eos.clone());
+    }
+    let text = read_bounded(&path, JSON_BYTES_MAX)?;
+    let parsed: GenerationConfig =
+        serde_json::from_slice(&text).map_err(|error| LoadError::invalid(&path, error.to_string()))?;
+    Ok(parsed
+        .eos_token_id
+        .map_or_else(|| config.eos.clone(), TokenIds::into_vec))
 }

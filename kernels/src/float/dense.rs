@@ -4,6 +4,7 @@
 //! hidden state in the lane order of [`lanes`](super::lanes); bf16 is widened to f32, exactly.
 
 use std::fmt;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -176,7 +177,7 @@ fn widen(bf16: u16) -> f32 {
 struct Block<'a, E> {
     matrix: &'a [E],
     cols: usize,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     x: &'a [f32],
     out: &'a SharedRows<'a, f32>,
 }
@@ -189,42 +190,71 @@ impl<E: Element> Pass for Block<'_, E> {
         let states = self.x.len().checked_div(self.cols).unwrap_or(0);
         for state in (0..states).step_by(TILE) {
             for row in self.rows.clone().step_by(TILE) {
-                match ((states - state).min(TILE), (self.rows.end - row).min(TILE)) {
-                    (TILE, TILE) => self.tile::<TILE, TILE>(state, row),
-                    (n, TILE) => (state..state + n).for_each(|state| self.tile::<1, TILE>(state, row)),
-                    (n, m) => (state..state + n).for_each(|state| {
-                        (row..row + m).for_each(|row| self.tile::<1, 1>(state, row));
-                    }),
-                }
+                let tile = (state..states.min(state + TILE), row..self.rows.end.min(row + TILE));
+                self.tile_of_any_size(tile.0, tile.1);
             }
         }
     }
 }
 
 impl<E: Element> Block<'_, E> {
+    #[inline(always)]
+    fn tile_of_any_size(&self, states: Range<usize>, rows: Range<usize>) {
+        if states.len() == TILE && rows.len() == TILE {
+            return self.tile::<TILE, TILE>(states.start, rows.start);
+        }
+        for state in states {
+            if rows.len() == TILE {
+                self.tile::<1, TILE>(state, rows.start);
+                continue;
+            }
+            for row in rows.clone() {
+                self.tile::<1, 1>(state, row);
+            }
+        }
+    }
+
     /// The dot products of `N` states with `M` rows.
     #[inline(always)]
     fn tile<const N: usize, const M: usize>(&self, state: usize, row: usize) {
         let x: [&[f32]; N] = std::array::from_fn(|n| &self.x[(state + n) * self.cols..][..self.cols]);
         let w: [&[E]; M] = std::array::from_fn(|m| &self.matrix[(row + m) * self.cols..][..self.cols]);
         let mut acc = [[[0.0; LANES]; M]; N];
-        for lane in (0..self.cols).step_by(LANES) {
-            let len = LANES.min(self.cols - lane);
-            let x: [Lanes; N] = std::array::from_fn(|n| padded(&x[n][lane..lane + len], 0.0));
-            for m in 0..M {
-                let mut w_lanes = [0.0; LANES];
-                for (wide, w) in w_lanes.iter_mut().zip(&w[m][lane..lane + len]) {
-                    *wide = w.widened();
-                }
-                for n in 0..N {
-                    mul_add(&w_lanes, &x[n], &mut acc[n][m]);
-                }
-            }
+        let (chunks, rest) = (self.cols / LANES, self.cols / LANES * LANES..self.cols);
+        let (x_chunks, w_chunks) = (
+            x.map(|x| &x.as_chunks().0[..chunks]),
+            w.map(|w| &w.as_chunks().0[..chunks]),
+        );
+        for c in 0..chunks {
+            step(x_chunks.map(|x| &x[c]), w_chunks.map(|w| &w[c]), &mut acc);
+        }
+        if !rest.is_empty() {
+            let (x, w) = (
+                x.map(|x| padded(&x[rest.clone()], 0.0)),
+                w.map(|w| padded(&w[rest.clone()], E::default())),
+            );
+            step(x.each_ref(), w.each_ref(), &mut acc);
         }
         for (n, acc) in acc.iter().enumerate() {
             // SAFETY: a block's rows are columns of `out` that no other block has, and pieces live one at a time.
             let out = unsafe { self.out.piece(state + n, row, M) };
-            out.iter_mut().zip(acc).for_each(|(out, acc)| *out = sum(acc));
+            for (out, acc) in out.iter_mut().zip(acc) {
+                *out = sum(acc);
+            }
+        }
+    }
+}
+
+/// Adds the products of sixteen columns.
+#[inline(always)]
+fn step<E: Element, const N: usize, const M: usize>(x: [&Lanes; N], w: [&[E; LANES]; M], acc: &mut [[Lanes; M]; N]) {
+    for m in 0..M {
+        let mut wide = [0.0; LANES];
+        for i in 0..LANES {
+            wide[i] = w[m][i].widened();
+        }
+        for n in 0..N {
+            mul_add(&wide, x[n], &mut acc[n][m]);
         }
     }
 }

@@ -34,7 +34,7 @@ pub(crate) fn sum(lanes: &Lanes) -> f32 {
 
 /// Up to sixteen values, the missing ones replaced.
 #[inline(always)]
-pub(crate) fn padded(values: &[f32], missing: f32) -> Lanes {
+pub(crate) fn padded<T: Copy>(values: &[T], missing: T) -> [T; LANES] {
     let mut lanes = [missing; LANES];
     lanes[..values.len()].copy_from_slice(values);
     lanes
@@ -109,6 +109,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { e }
 }
 
+#[inline(always)]
 fn larger(x: &Lanes, acc: &mut Lanes) {
     for i in 0..LANES {
         acc[i] = if x[i] > acc[i] { x[i] } else { acc[i] };

@@ -1,0 +1,233 @@
+//! The forward pass: a batch of tokens from any number of sequences to hidden states and logits.
+//!
+//! Every function works on all rows of the batch at once and no row sees another one, save through attention to its
+//! own sequence; so a row's result does not depend on the batch. BitNet b1.58 as `modeling_bitnet.py` in transformers:
+//! sub-norms before the output projections, squared ReLU, activations made int8 before every ternary product.
+
+use kernels::Kernel;
+use kernels::activations::Activations;
+use kernels::float::{KvCache, QuerySpan, Rope, add, attention, relu_squared, rms_norm};
+use kernels::matmul::{Projection, matmul};
+
+use crate::batch::Batch;
+use crate::model::config::Config;
+use crate::model::weights::{LayerWeights, Weights};
+
+/// The arithmetic of one model.
+pub(crate) struct Forward {
+    pub(crate) config: Config,
+    pub(crate) weights: Weights,
+    pub(crate) rope: Rope,
+    pub(crate) kernel: Kernel,
+}
+
+/// Memory of the intermediate results, kept from step to step. It grows to the largest batch seen.
+#[derive(Default)]
+pub(crate) struct Workspace {
+    hidden: Vec<f32>,         // [rows, hidden]: the residual stream
+    normed: Vec<f32>,         // [rows, hidden]
+    q: Vec<f32>,              // [rows, heads * head_dim]
+    k: Vec<f32>,              // [rows, kv_heads * head_dim]
+    v: Vec<f32>,              // [rows, kv_heads * head_dim]
+    attended: Vec<f32>,       // [rows, heads * head_dim]
+    gate: Vec<f32>,           // [rows, feed_forward]
+    up: Vec<f32>,             // [rows, feed_forward]
+    sub_normed: Vec<f32>,     // [rows, feed_forward], or [rows, heads * head_dim]
+    added: Vec<f32>,          // [rows, hidden]
+    activations: Activations, // [rows, any]
+    wanted: Vec<f32>,         // [wanted rows, hidden]
+}
+
+impl Workspace {
+    fn resize(&mut self, config: &Config, rows: usize, wanted: usize) {
+        let Config {
+            hidden, feed_forward, ..
+        } = *config;
+        let widest = feed_forward.max(config.q_dim());
+        self.hidden.resize(rows * hidden, 0.0);
+        self.normed.resize(rows.max(wanted) * hidden, 0.0);
+        self.q.resize(rows * config.q_dim(), 0.0);
+        self.k.resize(rows * config.kv_dim(), 0.0);
+        self.v.resize(rows * config.kv_dim(), 0.0);
+        self.attended.resize(rows * config.q_dim(), 0.0);
+        self.gate.resize(rows * feed_forward, 0.0);
+        self.up.resize(rows * feed_forward, 0.0);
+        self.sub_normed.resize(rows * widest, 0.0);
+        self.added.resize(rows * hidden, 0.0);
+        self.wanted.resize(wanted * hidden, 0.0);
+    }
+}
+
+impl Forward {
+    /// Computes the batch, writes its keys and values to the cache, and returns the final hidden states, after the last
+    /// norm, of the rows wanted: `[wanted, hidden]`.
+    pub(crate) fn run<'w>(&self, batch: &Batch, cache: &mut KvCache, space: &'w mut Workspace) -> &'w [f32] {
+        let hidden = self.config.hidden;
+        space.resize(&self.config, batch.tokens.len(), batch.wanted.len());
+        for (&token, row) in batch.tokens.iter().zip(space.hidden.chunks_exact_mut(hidden)) {
+            self.weights.embedding.row(token as usize, row);
+        }
+        let spans: Vec<QuerySpan<'_>> = batch
+            .spans
+            .iter()
+            .map(|span| QuerySpan {
+                tokens: span.rows.clone(),
+                position: batch.positions[span.rows.start] as usize,
+                blocks: &batch.blocks[span.blocks.clone()],
+            })
+            .collect();
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            self.attend(index, layer, batch, &spans, cache, space);
+            self.feed_forward(layer, space);
+        }
+        let Workspace {
+            hidden: rows,
+            normed,
+            wanted,
+            ..
+        } = space;
+        let picked = &mut normed[..batch.wanted.len() * hidden];
+        for (&row, out) in batch.wanted.iter().zip(picked.chunks_exact_mut(hidden)) {
+            out.copy_from_slice(&rows[row * hidden..(row + 1) * hidden]);
+        }
+        rms_norm(
+            self.kernel,
+            picked,
+            &self.weights.norm,
+            self.config.rms_norm_eps,
+            wanted,
+        );
+        wanted
+    }
+
+    /// Logits of hidden states `[any, hidden]`, `out [any, vocabulary]`.
+    pub(crate) fn logits(&self, hidden: &[f32], out: &mut [f32]) {
+        self.weights.head().logits(self.kernel, hidden, out);
+    }
+
+    /// `hidden += o_proj(sub_norm(attention(norm(hidden))))`
+    fn attend(
+        &self,
+        index: usize,
+        layer: &LayerWeights,
+        batch: &Batch,
+        spans: &[QuerySpan<'_>],
+        cache: &mut KvCache,
+        space: &mut Workspace,
+    ) {
+        let Forward {
+            config, kernel, rope, ..
+        } = self;
+        let (kernel, eps) = (*kernel, config.rms_norm_eps);
+        let Workspace {
+            hidden,
+            normed,
+            q,
+            k,
+            v,
+            attended,
+            sub_normed,
+            added,
+            activations,
+            ..
+        } = space;
+        let normed = &mut normed[..hidden.len()];
+        rms_norm(kernel, hidden, &layer.input_norm, eps, normed);
+        activations.quantize(kernel, normed, config.hidden);
+        let mut projections = [
+            Projection {
+                weights: &layer.q,
+                out: q,
+            },
+            Projection {
+                weights: &layer.k,
+                out: k,
+            },
+            Projection {
+                weights: &layer.v,
+                out: v,
+            },
+        ];
+        matmul(kernel, activations, &mut projections);
+        rope.rotate(kernel, &batch.positions, q);
+        rope.rotate(kernel, &batch.positions, k);
+        write_cache(index, batch, k, v, cache);
+        attention(kernel, cache, index, config.heads, spans, q, attended);
+
+        let sub_normed = &mut sub_normed[..attended.len()];
+        rms_norm(kernel, attended, &layer.attention_sub_norm, eps, sub_normed);
+        activations.quantize(kernel, sub_normed, config.q_dim());
+        matmul(
+            kernel,
+            activations,
+            &mut [Projection {
+                weights: &layer.o,
+                out: added,
+            }],
+        );
+        add(kernel, hidden, added);
+    }
+
+    /// `hidden += down(sub_norm(relu²(gate(x)) · up(x)))`, `x = norm(hidden)`
+    fn feed_forward(&self, layer: &LayerWeights, space: &mut Workspace) {
+        let (config, kernel, eps) = (&self.config, self.kernel, self.config.rms_norm_eps);
+        let Workspace {
+            hidden,
+            normed,
+            gate,
+            up,
+            sub_normed,
+            added,
+            activations,
+            ..
+        } = space;
+        let normed = &mut normed[..hidden.len()];
+        rms_norm(kernel, hidden, &layer.post_attention_norm, eps, normed);
+        activations.quantize(kernel, normed, config.hidden);
+        let mut projections = [
+            Projection {
+                weights: &layer.gate,
+                out: gate,
+            },
+            Projection {
+                weights: &layer.up,
+                out: up,
+            },
+        ];
+        matmul(kernel, activations, &mut projections);
+        relu_squared(kernel, gate, up);
+
+        let sub_normed = &mut sub_normed[..gate.len()];
+        rms_norm(kernel, gate, &layer.feed_forward_sub_norm, eps, sub_normed);
+        activations.quantize(kernel, sub_normed, config.feed_forward);
+        matmul(
+            kernel,
+            activations,
+            &mut [Projection {
+                weights: &layer.down,
+                out: added,
+            }],
+        );
+        add(kernel, hidden, added);
+    }
+}
+
+/// Puts the keys and values of every row at its place.
+fn write_cache(layer: usize, batch: &Batch, k: &[f32], v: &[f32], cache: &mut KvCache) {
+    let block_len = cache.shape().block_len;
+    let kv_dim = cache.shape().kv_heads * cache.shape().head_dim;
+    for span in &batch.spans {
+        let blocks = &batch.blocks[span.blocks.clone()];
+        for row in span.rows.clone() {
+            let position = batch.positions[row] as usize;
+            let of_row = row * kv_dim..(row + 1) * kv_dim;
+            cache.write(
+                layer,
+                blocks[position / block_len],
+                position % block_len,
+                &k[of_row.clone()],
+                &v[of_row],
+            );
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! One job on its way: the tokens to compute next, and what was learned from those computed.
+//!
+//! A sequence names the first position whose result it still wants. Results arrive in the order of positions, each
+//! exactly once, however often a position is computed: after preemption the wanted position has not moved.
+
+use crate::completion::{Completion, Detail, FinishReason, ScoredChoice, TokenLogprob, Usage};
+use crate::job::{Generate, Job, Pooling, Score, Work};
+use crate::model::Model;
+use crate::sampler::{Sampler, top};
+use crate::tokenizer::Detokenizer;
+
+pub(crate) struct Sequence {
+    /// What is to be computed: the prompt, and behind it the answer so far or the choice being scored.
+    tokens: Vec<u32>,
+    prompt_len: usize,
+    wanted_from: usize,
+    usage: Usage,
+    progress: Progress,
+}
+
+enum Progress {
+    Generate(Box<Writing>),
+    Embed { sum: Vec<f32> },
+    Score(Scoring),
+}
+
+/// A text being written.
+struct Writing {
+    task: Generate,
+    text: Detokenizer,
+    logprobs: Vec<TokenLogprob>,
+    finish: Option<FinishReason>,
+}
+
+/// Choices being scored, one after another behind the same prompt.
+struct Scoring {
+    task: Score,
+    rated: Vec<Rating>,
+    /// The choice behind the prompt, if the prompt is done.
+    current: Option<usize>,
+}
+
+#[derive(Clone)]
+struct Rating {
+    logprob: f64,
+    greedy: bool,
+}
+
+impl Sequence {
+    pub(crate) fn new(job: Job) -> Sequence {
+        let usage = Usage {
+            input_tokens: job.input_tokens(),
+            ..Usage::default()
+        };
+        let last = job.prompt.len() - 1;
+        let (wanted_from, progress) = match job.work {
+            Work::Generate(task) => {
+                let echoed = task.echo.is_some() && task.top_logprobs.is_some();
+                (
+                    if echoed { 0 } else { last },
+                    Progress::Generate(Box::new(Writing::new(*task))),
+                )
+            }
+            Work::Embed(pooling) => {
+                let first = if pooling == Pooling::Last { last } else { 0 };
+                (first, Progress::Embed { sum: Vec::new() })
+            }
+            Work::Score(task) => (
+                last,
+                Progress::Score(Scoring {
+                    task,
+                    rated: Vec::new(),
+                    current: None,
+                }),
+            ),
+        };
+        Sequence {
+            prompt_len: job.prompt.len(),
+            tokens: job.prompt,
+            wanted_from,
+            usage,
+            progress,
+        }
+    }
+
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The first position whose result is wanted.
+    pub(crate) fn wanted_from(&self) -> usize {
+        self.wanted_from
+    }
+
+    /// Logits are wanted rather than hidden states.
+    pub(crate) fn wants_logits(&self) -> bool {
+        !matches!(self.progress, Progress::Embed { .. })
+    }
+
+    /// Takes the hidden state `[hidden]` of the first position wanted.
+    pub(crate) fn take_hidden(&mut self, hidden: &[f32]) {
+        self.wanted_from += 1;
+        if let Progress::Embed { sum } = &mut self.progress {
+            sum.resize(hidden.len(), 0.0);
+            sum.iter_mut().zip(hidden).for_each(|(sum, value)| *sum += value);
+        }
+    }
+
+    /// Takes the logits `[vocabulary]` of the first position wanted, and may change them. True if the first token was
+    /// written.
+    pub(crate) fn take_logits(&mut self, model: &Model, sampler: &mut Sampler, logits: &mut [f32]) -> bool {
+        let next = self.wanted_from + 1;
+        self.wanted_from = next;
+        match &mut self.progress {
+            Progress::Generate(writing) if next < self.tokens.len() => {
+                writing.note(model, sampler, logits, self.tokens[next]); // the prompt's own next token, echoed
+                false
+            }
+            Progress::Generate(writing) => {
+                let (prompt, answer) = self.tokens.split_at(self.prompt_len);
+                let Some(token) = writing.write(model, sampler, logits, prompt, answer) else {
+                    return false;
+                };
+                self.tokens.push(token);
+                self.usage.output_tokens += 1;
+                self.usage.output_tokens == 1
+            }
+            Progress::Score(scoring) => {
+                scoring.rate(sampler, logits, next - self.prompt_len);
+                false
+            }
+            Progress::Embed { .. } => false,
+        }
+    }
+
+    /// Given how many tokens are computed, goes on to what comes next, and says how many of them still count; none when
+    /// the job is done.
+    pub(crate) fn settle(&mut self, computed: usize) -> Option<usize> {
+        match &mut self.progress {
+            Progress::Generate(writing) if writing.finish.is_some() => None,
+            Progress::Embed { .. } if computed == self.tokens.len() => None,
+            Progress::Score(scoring) if computed == self.tokens.len() => {
+                let next = scoring.next()?;
+                self.tokens.truncate(self.prompt_len);
+                self.tokens.extend_from_slice(next);
+                self.wanted_from = self.prompt_len;
+                Some(self.prompt_len)
+            }
+            _ => Some(computed),
+        }
+    }
+
+    /// The answer of a job that is done.
+    pub(crate) fn complete(self, model: &Model) -> Completion {
+        let empty = Completion {
+            finish_reason: FinishReason::Stop,
+            output_text: None,
+            embedding: None,
+            scores: None,
+            usage: self.usage,
+            detail: Detail::Embedding,
+        };
+        match self.progress {
+            Progress::Generate(writing) => writing.complete(model, self.tokens[0], empty),
+            Progress::Embed { sum } => Completion {
+                embedding: Some(normalize(sum)),
+                ..empty
+            },
+            Progress::Score(scoring) => scoring.complete(empty),
+        }
+    }
+}
+
+impl Writing {
+    fn new(task: Generate) -> Writing {
+        Writing {
+            task,
+            text: Detokenizer::default(),
+            logprobs: Vec::new(),
+            finish: None,
+        }
+    }
+
+    /// Draws the next token, unless none is wanted, and sees whether the text ends with it.
+    fn write(
+        &mut self,
+        model: &Model,
+        sampler: &mut Sampler,
+        logits: &mut [f32],
+        prompt: &[u32],
+        answer: &[u32],
+    ) -> Option<u32> {
+        if self.task.tokens_max == 0 {
+            self.finish = Some(FinishReason::Length);
+            return None;
+        }
+        let raw = self.task.top_logprobs.map(|_| logits.to_vec());
+        let token = sampler.draw(&self.task.sampling, prompt, answer, logits);
+        if model.ends_text(token) {
+            self.finish = Some(FinishReason::Stop);
+            return Some(token);
+        }
+        if let Some(raw) = raw {
+            self.note(model, sampler, &raw, token);
+        }
+        let shown = self.text.text().len();
+        self.text.push(model.tokenizer(), token);
+        let last = answer.len() + 1 == self.task.tokens_max;
+        if last {
+            self.text.flush(model.tokenizer());
+        }
+        if self.text.cut_at_stop(&self.task.stop, shown) {
+            self.finish = Some(FinishReason::Stop);
+        } else if last {
+            self.finish = Some(FinishReason::Length);
+        }
+        Some(token)
+    }
+
+    /// Keeps the log-probability of a token, if log-probabilities are wanted.
+    fn note(&mut self, model: &Model, sampler: &mut Sampler, logits: &[f32], token: u32) {
+        let Some(count) = self.task.top_logprobs else { return };
+        let logprobs = sampler.logprobs(logits);
+        let bytes = |token| model.tokenizer().token_bytes(token);
+        let top = top(logprobs, count)
+            .into_iter()
+            .map(|(token, logprob)| (bytes(token), logprob))
+            .collect();
+        self.logprobs.push(TokenLogprob {
+            token: bytes(token),
+            logprob: Some(logprobs[token as usize]),
+            top,
+        });
+    }
+
+    fn complete(mut self, model: &Model, first: u32, empty: Completion) -> Completion {
+        if self.finish == Some(FinishReason::Stop) {
+            let shown = self.text.text().len();
+            self.text.flush(model.tokenizer()); // nothing, where a stop string has cut the text
+            self.text.cut_at_stop(&self.task.stop, shown);
+        }
+        let mut text = self.text.into_text();
+        if let Some(echo) = self.task.echo {
+            text.insert_str(0, &echo);
+            let first = TokenLogprob {
+                token: model.tokenizer().token_bytes(first),
+                logprob: None,
+                top: Vec::new(),
+            };
+            self.logprobs.insert(0, first);
+        }
+        let logprobs = self.task.top_logprobs.map(|_| self.logprobs);
+        let detail = if self.task.chat {
+            Detail::Chat { logprobs }
+        } else {
+            Detail::Text { logprobs }
+        };
+        let finish_reason = self.finish.unwrap_or(FinishReason::Length);
+        Completion {
+            finish_reason,
+            output_text: Some(text),
+            detail,
+            ..empty
+        }
+    }
+}
+
+impl Scoring {
+    /// Takes the logits for the choices' token number `index`: of every choice for the first, which all share, and of
+    /// the current one after it.
+    fn rate(&mut self, sampler: &mut Sampler, logits: &[f32], index: usize) {
+        let likeliest = sampler.likeliest(logits);
+        let logprobs = sampler.logprobs(logits);
+        let rating = |token: u32| Rating {
+            logprob: f64::from(logprobs[token as usize]),
+            greedy: token == likeliest,
+        };
+        match self.current {
+            None => {
+                self.rated = self
+                    .task
+                    .choices
+                    .iter()
+                    .map(|choice| rating(choice.tokens[0]))
+                    .collect()
+            }
+            Some(current) => {
+                let further = rating(self.task.choices[current].tokens[index]);
+                let sum = &mut self.rated[current];
+                sum.logprob += further.logprob;
+                sum.greedy &= further.greedy;
+            }
+        }
+    }
+
+    /// Goes on to the next choice that has more than one token: its tokens but the last, which need computing.
+    fn next(&mut self) -> Option<&[u32]> {
+        let from = self.current.map_or(0, |current| current + 1);
+        let next = (from..self.task.choices.len()).find(|index| self.task.choices[*index].tokens.len() > 1)?;
+        self.current = Some(next);
+        let (_, computed) = self.task.choices[next].tokens.split_last()?;
+        Some(computed)
+    }
+
+    fn complete(self, empty: Completion) -> Completion {
+        let scores: Vec<f64> = self.rated.iter().map(|rating| rating.logprob).collect();
+        let best = scores.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1)); // the first of equals
+        let output_text = best.map(|(index, _)| self.task.choices[index].text.clone());
+        let choices = self.task.choices.into_iter().zip(self.rated);
+        let choices = choices.map(|(choice, rating)| ScoredChoice {
+            text: choice.text,
+            tokens: choice.tokens.len(),
+            greedy: rating.greedy,
+        });
+        let detail = Detail::Score {
+            choices: choices.collect(),
+        };
+        Completion {
+            output_text,
+            scores: Some(scores),
+            detail,
+            ..empty
+        }
+    }
+}
+
+/// Scaled to Euclidean length 1; a mean and a sum then are the same. Zero stays zero.
+fn normalize(mut vector: Vec<f32>) -> Vec<f32> {
+    let square: f64 = vector.iter().map(|value| f64::from(*value) * f64::from(*value)).sum();
+    if square > 0.0 {
+        let scale = 1.0 / square.sqrt();
+        vector
+            .iter_mut()
+            .for_each(|value| *value = (f64::from(*value) * scale) as f32);
+    }
+    vector
+}

@@ -1,0 +1,235 @@
+//! Text to tokens and back.
+//!
+//! Tokens are not whole characters, so [`Detokenizer`] holds text back until the bytes of a character are complete,
+//! and looks for stop strings in the text rather than in the tokens.
+
+use std::path::Path;
+
+use tokenizers::DecoderWrapper;
+
+use crate::completion::TokenBytes;
+use crate::model::{JSON_BYTES_MAX, LoadError, read_bounded};
+
+/// What a decoder writes for bytes that are not yet a character.
+const REPLACEMENT: char = '\u{fffd}';
+
+/// A `tokenizer.json`.
+pub(crate) struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Bytes of the longest token.
+    token_bytes_max: usize,
+    /// Tokens are written in GPT-2's alphabet of bytes.
+    byte_level: bool,
+}
+
+impl Tokenizer {
+    pub(crate) fn load(path: &Path) -> Result<Tokenizer, LoadError> {
+        let bytes = read_bounded(path, JSON_BYTES_MAX)?;
+        let invalid = |error: tokenizers::Error| LoadError::invalid(path, error.to_string());
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(invalid)?;
+        inner.with_truncation(None).map_err(invalid)?;
+        inner.with_padding(None);
+        let token_bytes_max = inner.get_vocab(true).keys().map(String::len).max().unwrap_or(0);
+        let byte_level = match inner.get_decoder() {
+            Some(DecoderWrapper::ByteLevel(_)) => true,
+            Some(DecoderWrapper::Sequence(parts)) => parts
+                .get_decoders()
+                .iter()
+                .any(|part| matches!(part, DecoderWrapper::ByteLevel(_))),
+            _ => false,
+        };
+        Ok(Tokenizer {
+            inner,
+            token_bytes_max,
+            byte_level,
+        })
+    }
+
+    /// Tokens of a text; `special` adds those that the tokenizer puts around every text, such as the one that begins it.
+    pub(crate) fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, String> {
+        let encoding = self
+            .inner
+            .encode_fast(text, special)
+            .map_err(|error| error.to_string())?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The fewest tokens that a text of this length can have.
+    pub(crate) fn tokens_min(&self, text_len: usize) -> usize {
+        text_len.checked_div(self.token_bytes_max).unwrap_or(0)
+    }
+
+    /// The text of tokens, without special ones. Tokens that the tokenizer does not know are skipped.
+    pub(crate) fn decode(&self, tokens: &[u32]) -> String {
+        self.inner.decode(tokens, true).unwrap_or_default()
+    }
+
+    /// The bytes of one token, special or not.
+    pub(crate) fn token_bytes(&self, token: u32) -> TokenBytes {
+        let written = self.inner.id_to_token(token).unwrap_or_default();
+        let added = self.inner.get_added_vocabulary().is_special_token(&written);
+        let bytes = self.byte_level && !added;
+        match bytes
+            .then(|| written.chars().map(byte_of).collect::<Option<Vec<u8>>>())
+            .flatten()
+        {
+            Some(bytes) => TokenBytes(bytes),
+            None if added => TokenBytes(written.into_bytes()),
+            None => TokenBytes(self.inner.decode(&[token], false).unwrap_or(written).into_bytes()),
+        }
+    }
+}
+
+/// The byte that a character of GPT-2's alphabet stands for (`bytes_to_unicode` in its `encoder.py`).
+fn byte_of(c: char) -> Option<u8> {
+    let shown = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    match u8::try_from(u32::from(c)).ok().filter(shown) {
+        Some(byte) => Some(byte),
+        None => {
+            let hidden = u32::from(c).checked_sub(256)? as usize;
+            (0..=u8::MAX).filter(|byte| !shown(byte)).nth(hidden)
+        }
+    }
+}
+
+/// The text of a growing list of tokens.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Detokenizer {
+    tokens: Vec<u32>,
+    /// Tokens from here on are decoded together, so that a decoder sees what stands before the new ones.
+    context: usize,
+    /// The text of the tokens before here is in `text`.
+    shown: usize,
+    text: String,
+}
+
+impl Detokenizer {
+    /// Adds a token.
+    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, token: u32) {
+        self.tokens.push(token);
+        let before = tokenizer.decode(&self.tokens[self.context..self.shown]);
+        let with = tokenizer.decode(&self.tokens[self.context..]);
+        if with.len() > before.len() && !with.ends_with(REPLACEMENT) {
+            self.text.push_str(with.get(before.len()..).unwrap_or_default());
+            self.context = self.shown;
+            self.shown = self.tokens.len();
+        }
+    }
+
+    /// Adds what was held back; a character that never became whole shows as U+FFFD.
+    pub(crate) fn flush(&mut self, tokenizer: &Tokenizer) {
+        let before = tokenizer.decode(&self.tokens[self.context..self.shown]);
+        let with = tokenizer.decode(&self.tokens[self.context..]);
+        self.text.push_str(with.get(before.len()..).unwrap_or_default());
+        (self.context, self.shown) = (self.tokens.len(), self.tokens.len());
+    }
+
+    /// The text so far.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Cuts the text before the first stop string in it, if any of them is there. `from` is a length of the text at
+    /// which none was.
+    pub(crate) fn cut_at_stop(&mut self, stop: &[String], from: usize) -> bool {
+        let find = |stop: &String| {
+            let from = floor_char_boundary(&self.text, from.saturating_sub(stop.len()));
+            self.text[from..].find(stop.as_str()).map(|at| from + at)
+        };
+        let Some(at) = stop.iter().filter_map(find).min() else {
+            return false;
+        };
+        self.text.truncate(at);
+        true
+    }
+
+    pub(crate) fn into_text(self) -> String {
+        self.text
+    }
+}
+
+/// The nearest character boundary at or before `at`.
+fn floor_char_boundary(text: &str, at: usize) -> usize {
+    (0..=at).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demo() -> Tokenizer {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../pipeline/demo/model/debian-sections/tokenizer.json"
+        );
+        Tokenizer::load(Path::new(path)).unwrap()
+    }
+
+    fn detokenize(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
+        let mut text = Detokenizer::default();
+        for &token in tokens {
+            text.push(tokenizer, token);
+            assert!(!text.text().contains(REPLACEMENT), "half a character shown");
+        }
+        text.flush(tokenizer);
+        text.into_text()
+    }
+
+    #[test]
+    fn text_comes_back_character_by_character() {
+        let tokenizer = demo();
+        for text in ["Section: libs\n", "größer → 猫🐈‍⬛", " lead", ""] {
+            let tokens = tokenizer.encode(text, false).unwrap();
+            assert_eq!(detokenize(&tokenizer, &tokens), text);
+            let bytes: Vec<u8> = tokens
+                .iter()
+                .flat_map(|&token| tokenizer.token_bytes(token).0)
+                .collect();
+            assert_eq!(bytes, text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn an_unfinished_character_shows_only_at_the_end() {
+        let tokenizer = demo();
+        let mut tokens = tokenizer.encode("a🐈", false).unwrap();
+        tokens.pop();
+        assert!(detokenize(&tokenizer, &tokens).starts_with("a\u{fffd}"));
+    }
+
+    #[test]
+    fn a_stop_string_is_found_across_tokens_and_cut() {
+        let tokenizer = demo();
+        let mut text = Detokenizer::default();
+        let stop = ["kernel-mod".to_owned(), "\n".to_owned()];
+        let mut stopped = Vec::new();
+        for token in tokenizer.encode("x linux-kernel-modules\n", false).unwrap() {
+            let from = text.text().len();
+            text.push(&tokenizer, token);
+            stopped.push(text.cut_at_stop(&stop, from));
+            if stopped.last() == Some(&true) {
+                break;
+            }
+        }
+        assert_eq!(text.text(), "x linux-");
+        assert!(stopped.len() > 2, "the stop string spans tokens");
+    }
+
+    #[test]
+    fn special_tokens_are_known_and_not_shown() {
+        let tokenizer = demo();
+        let tokens = tokenizer.encode("a", true).unwrap();
+        assert_eq!(tokens[0], 1);
+        assert_eq!(tokenizer.decode(&tokens), "a");
+        assert_eq!(tokenizer.token_bytes(1).0, b"<s>");
+    }
+
+    #[test]
+    fn a_broken_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokenizer.json");
+        std::fs::write(&path, "{\"model\": 3}").unwrap();
+        let error = Tokenizer::load(&path).err().unwrap().to_string();
+        assert!(error.contains("tokenizer.json"), "{error}");
+    }
+}

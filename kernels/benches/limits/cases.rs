@@ -1,0 +1,234 @@
+//! The cases: the shapes of microsoft/bitnet-b1.58-2B-4T.
+
+use std::time::{Duration, Instant};
+
+use kernels::activations::Activations;
+use kernels::float::{DenseMatrix, KvCache, KvShape, QuerySpan, attention};
+use kernels::matmul::{Projection, matmul};
+use kernels::ternary::TernaryMatrix;
+
+use crate::Options;
+use crate::limits::{self, Limit, MEMORY_LEN};
+use crate::report::{self, Measured};
+
+/// Rows and columns of the ternary matrices.
+const TERNARY: [(usize, usize); 4] = [(2560, 2560), (640, 2560), (6912, 2560), (2560, 6912)];
+/// Rows and columns of the LM head.
+const HEAD: (usize, usize) = (128_256, 2560);
+/// Tokens in a batch.
+const TOKENS: [usize; 4] = [1, 8, 64, 512];
+/// The least time that one round of a case takes.
+const ROUND_MIN: Duration = Duration::from_millis(30);
+
+/// Runs every case whose name contains what the options ask for, printing each as it is done.
+pub(crate) fn run(options: &Options) -> Vec<Measured> {
+    let bench = Bench {
+        options,
+        memory: limits::memory(),
+    };
+    report::head(options);
+    let mut results = Vec::new();
+    for shape in TERNARY {
+        results.extend(bench.ternary(shape));
+    }
+    results.extend(bench.dense(HEAD));
+    results.extend(bench.attention());
+    results
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    memory: Vec<u64>,
+}
+
+impl Bench<'_> {
+    fn asked(&self, name: &str) -> bool {
+        name.contains(&self.options.only)
+    }
+
+    fn ternary(&self, (rows, cols): (usize, usize)) -> Vec<Measured> {
+        let name = |tokens| format!("ternary {rows} x {cols}, {tokens} tokens");
+        if !TOKENS.iter().any(|&tokens| self.asked(&name(tokens))) {
+            return Vec::new();
+        }
+        let weights: Vec<i8> = noise(1, rows * cols).map(|x| (x * 1.5).round() as i8).collect();
+        let matrix = TernaryMatrix::from_weights(rows, cols, 0.01, &weights).expect("weights are ternary");
+        // As many copies as a model holds, so that no cache serves what a model would read from memory.
+        let copies = vec![matrix; MEMORY_LEN * 4 / (rows * cols)];
+        let mut results = Vec::new();
+        for tokens in TOKENS.into_iter().filter(|&tokens| self.asked(&name(tokens))) {
+            let x: Vec<f32> = noise(2, tokens * cols).collect();
+            let mut activations = Activations::new();
+            activations.quantize(self.options.kernel, &x, cols);
+            let mut out = vec![f32::NAN; tokens * rows];
+            let mut next = copies.iter().cycle();
+            let mut multiply = |out: &mut [f32]| {
+                let weights = next.next().expect("there is a copy");
+                matmul(self.options.kernel, &activations, &mut [Projection { weights, out }]);
+            };
+            multiply(&mut out);
+            check_ternary(&weights, cols, &activations, &out);
+            let limit = if tokens == 1 { Limit::Memory } else { Limit::Int8 };
+            let work = Work {
+                macs: rows * cols * tokens,
+                bytes: rows * cols / 4,
+            };
+            results.push(self.measure(name(tokens), limit, work, || multiply(&mut out)));
+        }
+        results
+    }
+
+    fn dense(&self, (rows, cols): (usize, usize)) -> Vec<Measured> {
+        let name = |states| format!("bf16 head {rows} x {cols}, {states} states");
+        let states: Vec<usize> = TOKENS.into_iter().filter(|&states| self.asked(&name(states))).collect();
+        if states.is_empty() {
+            return Vec::new();
+        }
+        let bits: Vec<u16> = noise(3, rows * cols).map(|x| (x.to_bits() >> 16) as u16).collect();
+        let matrix = DenseMatrix::from_bf16(rows, cols, bits).expect("the length is right");
+        let mut results = Vec::new();
+        for states in states {
+            let x: Vec<f32> = noise(4, states * cols).collect();
+            let mut out = vec![f32::NAN; states * rows];
+            matrix.logits(self.options.kernel, &x, &mut out);
+            check_dense(&matrix, &x, &out);
+            let limit = if states == 1 { Limit::Memory } else { Limit::F32 };
+            let work = Work {
+                macs: rows * cols * states,
+                bytes: rows * cols * 2,
+            };
+            results.push(self.measure(name(states), limit, work, || {
+                matrix.logits(self.options.kernel, &x, &mut out)
+            }));
+        }
+        results
+    }
+
+    /// A prompt chunk and a decode batch at a context of 2,048: 20 heads over 5, of 128.
+    fn attention(&self) -> Vec<Measured> {
+        const CONTEXT: usize = 2048;
+        let (heads, shape) = (
+            20,
+            KvShape {
+                layers: 1,
+                blocks: 512,
+                block_len: 64,
+                kv_heads: 5,
+                head_dim: 128,
+            },
+        );
+        let mut cache = KvCache::new(shape).expect("the shape is right");
+        let rows: Vec<f32> = noise(5, shape.kv_heads * shape.head_dim).collect();
+        for position in 0..shape.blocks * shape.block_len {
+            let (block, slot) = (position / shape.block_len, position % shape.block_len);
+            cache.write(0, block as u32, slot, &rows, &rows);
+        }
+        let sequences: Vec<Vec<u32>> = (0..16).map(|s| (s * 32..(s + 1) * 32).collect()).collect();
+        let mut results = Vec::new();
+        for (name, sequences, tokens) in [("prompt", &sequences[..1], 512), ("decode", &sequences[..], 1)] {
+            let name = format!("attention {name}, {} x {tokens} tokens at {CONTEXT}", sequences.len());
+            if !self.asked(&name) {
+                continue;
+            }
+            let cols = heads * shape.head_dim;
+            let q: Vec<f32> = noise(6, sequences.len() * tokens * cols).collect();
+            let mut out = vec![f32::NAN; q.len()];
+            let span = |(i, blocks): (usize, &'_ Vec<u32>)| (i * tokens..(i + 1) * tokens, blocks.clone());
+            let spans: Vec<_> = sequences.iter().enumerate().map(span).collect();
+            let position = CONTEXT - tokens;
+            let spans: Vec<_> = spans
+                .iter()
+                .map(|(tokens, blocks)| QuerySpan {
+                    tokens: tokens.clone(),
+                    position,
+                    blocks,
+                })
+                .collect();
+            let mut attend = || attention(self.options.kernel, &cache, 0, heads, &spans, &q, &mut out);
+            let seen = sequences.len() * tokens * (CONTEXT - tokens / 2);
+            let bytes = sequences.len() * CONTEXT * shape.kv_heads * shape.head_dim * 8;
+            results.push(self.measure(
+                name,
+                Limit::F32,
+                Work {
+                    macs: seen * cols * 2,
+                    bytes,
+                },
+                &mut attend,
+            ));
+            // All values are equal, so attention returns them whatever the weights.
+            let right = out.chunks(shape.head_dim).enumerate().all(|(head, out)| {
+                let kv_head = head % heads / (heads / shape.kv_heads);
+                let expected = &rows[kv_head * shape.head_dim..][..shape.head_dim];
+                out.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4)
+            });
+            assert!(right, "attention is wrong");
+        }
+        results
+    }
+
+    fn measure(&self, name: String, limit: Limit, work: Work, mut run: impl FnMut()) -> Measured {
+        let mut rounds = Vec::new();
+        for _ in 0..self.options.rounds {
+            let limit = limit.measure(&self.memory);
+            let (start, mut runs) = (Instant::now(), 0);
+            while runs == 0 || start.elapsed() < ROUND_MIN {
+                run();
+                runs += 1;
+            }
+            rounds.push((start.elapsed().as_secs_f64() / f64::from(runs), limit));
+        }
+        let measured = Measured::new(name, limit, work.macs as f64, work.bytes as f64, &rounds);
+        report::line(&measured);
+        measured
+    }
+}
+
+/// What one run does.
+struct Work {
+    macs: usize,
+    bytes: usize,
+}
+
+/// Values in −1 to 1 that look random and are the same everywhere.
+fn noise(seed: u64, len: usize) -> impl Iterator<Item = f32> {
+    let mut state = seed;
+    (0..len).map(move |_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    })
+}
+
+/// Panics unless a sample of the outputs is right, NaN being what was there before.
+fn check_ternary(weights: &[i8], cols: usize, activations: &Activations, out: &[f32]) {
+    let rows = weights.len() / cols;
+    for i in (0..out.len()).step_by(out.len() / 500 + 1) {
+        let (token, row) = (i / rows, i % rows);
+        let products = weights[row * cols..][..cols].iter().zip(activations.row(token));
+        let sum: i32 = products.map(|(w, a)| i32::from(*w) * i32::from(*a)).sum();
+        assert_eq!(
+            out[i],
+            sum as f32 * (activations.step(token) * 0.01),
+            "token {token}, row {row}"
+        );
+    }
+    assert!(out.iter().all(|x| x.is_finite()), "some outputs were not written");
+}
+
+/// Panics unless a sample of the logits is close to the sum in f64.
+fn check_dense(matrix: &DenseMatrix, x: &[f32], out: &[f32]) {
+    let mut row = vec![0.0; matrix.cols()];
+    for i in (0..out.len()).step_by(out.len() / 500 + 1) {
+        matrix.row(i % matrix.rows(), &mut row);
+        let x = &x[i / matrix.rows() * matrix.cols()..][..matrix.cols()];
+        let exact: f64 = row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+        assert!(
+            (f64::from(out[i]) - exact).abs() < 1e-3,
+            "logit {i} is {} instead of {exact}",
+            out[i]
+        );
+    }
+    assert!(out.iter().all(|x| x.is_finite()), "some logits were not written");
+}

@@ -1,0 +1,140 @@
+//! What the machine itself can do, on all threads of the current pool at once.
+
+use std::arch::x86_64::*;
+use std::hint::black_box;
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+/// Bytes that are read to time memory; about what the weights of a 2B model take.
+pub(crate) const MEMORY_LEN: usize = 1 << 29;
+
+/// A limit that a case runs into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// int8 multiply-adds a second.
+    Int8,
+    /// f32 multiply-adds a second.
+    F32,
+    /// Bytes read a second.
+    Memory,
+}
+
+impl Limit {
+    /// The name in reports.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Limit::Int8 => "int8 peak",
+            Limit::F32 => "f32 peak",
+            Limit::Memory => "memory read",
+        }
+    }
+
+    /// Measures it, in multiply-adds or bytes a second.
+    pub(crate) fn measure(self, memory: &[u64]) -> f64 {
+        match self {
+            Limit::Int8 => peak(int8_loop()),
+            Limit::F32 => peak(f32_loop()),
+            Limit::Memory => read(memory),
+        }
+    }
+}
+
+/// Memory to read, each page touched.
+pub(crate) fn memory() -> Vec<u64> {
+    (0..MEMORY_LEN as u64 / 8).collect()
+}
+
+/// A loop of multiply-adds in registers: takes turns, returns the multiply-adds it did.
+type Loop = fn(u64) -> u64;
+
+fn peak(work: Loop) -> f64 {
+    const TURNS: u64 = 1_000_000;
+    let start = Instant::now();
+    let done: u64 = rayon::broadcast(|_| work(black_box(TURNS))).into_iter().sum();
+    done as f64 / start.elapsed().as_secs_f64()
+}
+
+fn read(memory: &[u64]) -> f64 {
+    let start = Instant::now();
+    let chunks = memory.par_chunks(1 << 15);
+    black_box(
+        chunks
+            .map(|chunk| chunk.iter().fold(0, |sum: u64, x| sum.wrapping_add(*x)))
+            .reduce(|| 0, u64::wrapping_add),
+    );
+    size_of_val(memory) as f64 / start.elapsed().as_secs_f64()
+}
+
+fn int8_loop() -> Loop {
+    if is_x86_feature_detected!("avx512vnni") {
+        // SAFETY: the feature is there.
+        |turns| unsafe { vnni(turns) }
+    } else {
+        // SAFETY: every machine this bench is for has AVX2.
+        |turns| unsafe { maddubs(turns) }
+    }
+}
+
+fn f32_loop() -> Loop {
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: the feature is there.
+        |turns| unsafe { fma512(turns) }
+    } else {
+        // SAFETY: every machine this bench is for has AVX2 and FMA.
+        |turns| unsafe { fma256(turns) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn vnni(turns: u64) -> u64 {
+    let mut acc = [_mm512_setzero_si512(); 24];
+    let (a, b) = (_mm512_set1_epi8(black_box(3)), _mm512_set1_epi8(black_box(5)));
+    for _ in 0..turns {
+        for acc in &mut acc {
+            *acc = _mm512_dpbusd_epi32(*acc, a, b);
+        }
+    }
+    black_box(acc);
+    turns * 24 * 64
+}
+
+#[target_feature(enable = "avx2")]
+fn maddubs(turns: u64) -> u64 {
+    let mut acc = [_mm256_setzero_si256(); 8];
+    let (a, mut b) = (_mm256_set1_epi8(black_box(3)), _mm256_set1_epi8(black_box(5)));
+    for _ in 0..turns {
+        for acc in &mut acc {
+            b = black_box(b); // each product is one of its own
+            *acc = _mm256_add_epi16(*acc, _mm256_maddubs_epi16(a, b));
+        }
+    }
+    black_box(acc);
+    turns * 8 * 32
+}
+
+#[target_feature(enable = "avx512f")]
+fn fma512(turns: u64) -> u64 {
+    let mut acc = [_mm512_setzero_ps(); 24];
+    let (a, b) = (_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(1.5)));
+    for _ in 0..turns {
+        for acc in &mut acc {
+            *acc = _mm512_fmadd_ps(a, b, *acc);
+        }
+    }
+    black_box(acc);
+    turns * 24 * 16
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn fma256(turns: u64) -> u64 {
+    let mut acc = [_mm256_setzero_ps(); 12];
+    let (a, b) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(1.5)));
+    for _ in 0..turns {
+        for acc in &mut acc {
+            *acc = _mm256_fmadd_ps(a, b, *acc);
+        }
+    }
+    black_box(acc);
+    turns * 12 * 8
+}

@@ -1,0 +1,78 @@
+//! How close each kernel comes to this machine's limits, measured in the same run.
+//!
+//! `cargo bench -p kernels -- [--threads N] [--kernel NAME] [--rounds N] [--only TEXT] [--json FILE]`
+//!
+//! Every case is timed in rounds, and each round first times the limit that governs the case: the machine's own
+//! peak of integer or float multiply-adds, or the rate at which it reads memory. So a noisy neighbour slows both, and
+//! the median of their ratio is what a case is judged by. Outputs are checked before anything is timed.
+
+mod limits;
+mod cases;
+mod report;
+
+use kernels::Kernel;
+
+fn main() {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(message) => {
+            eprintln!("{message}");
+            std::process::exit(2);
+        }
+    };
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.threads)
+        .build()
+        .expect("a thread pool starts");
+    let results = pool.install(|| cases::run(&options));
+    if let Some(file) = &options.json {
+        let json = report::json(&options, &results);
+        if let Err(error) = std::fs::write(file, json) {
+            eprintln!("cannot write {file}: {error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// What the command line asks for.
+struct Options {
+    threads: usize,
+    kernel: Kernel,
+    rounds: usize,
+    only: String,
+    json: Option<String>,
+}
+
+impl Options {
+    fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let kernel = Kernel::from_env().map_err(|error| error.to_string())?;
+        let mut options = Options {
+            threads,
+            kernel,
+            rounds: 15,
+            only: String::new(),
+            json: None,
+        };
+        while let Some(arg) = args.next() {
+            if arg == "--bench" {
+                continue; // cargo's own
+            }
+            let value = args.next().ok_or_else(|| format!("{arg} needs a value"))?;
+            let number = || value.parse().map_err(|_| format!("{arg} {value}: not a number"));
+            match arg.as_str() {
+                "--threads" => options.threads = number()?,
+                "--rounds" => options.rounds = number()?.max(1),
+                "--kernel" => options.kernel = Kernel::named(&value).map_err(|error| error.to_string())?,
+                "--only" => options.only = value,
+                "--json" => options.json = Some(value),
+                _ => {
+                    return Err(format!(
+                        "{arg} is unknown: --threads, --rounds, --kernel, --only, --json"
+                    ));
+                }
+            }
+        }
+        Ok(options)
+    }
+}
