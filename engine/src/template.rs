@@ -54,7 +54,7 @@ enum Token {
     Object { content: String },
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct TokenizerConfig {
     #[serde(flatten)]
     special: Special,
@@ -78,29 +78,19 @@ struct Named {
 impl ChatTemplate {
     /// The template of `chat_template.jinja`, else of `tokenizer_config.json`. None if the model has none.
     pub(crate) fn load(dir: &Path, date: Option<(u16, u8, u8)>) -> Result<Option<ChatTemplate>, LoadError> {
-        let config_path = dir.join("tokenizer_config.json");
-        if !config_path.exists() {
-            return Ok(None);
+        let (mut path, own_path) = (dir.join("tokenizer_config.json"), dir.join("chat_template.jinja"));
+        let mut config = TokenizerConfig::default();
+        if path.exists() {
+            let text = read_bounded(&path, JSON_BYTES_MAX)?;
+            let parsed = serde_json::from_slice(&text);
+            config = parsed.map_err(|error| LoadError::invalid(&path, error.to_string()))?;
         }
-        let text = read_bounded(&config_path, JSON_BYTES_MAX)?;
-        let config: TokenizerConfig =
-            serde_json::from_slice(&text).map_err(|error| LoadError::invalid(&config_path, error.to_string()))?;
-        let own_path = dir.join("chat_template.jinja");
-        let (path, source) = if own_path.exists() {
-            let text = read_bounded(&own_path, JSON_BYTES_MAX)?;
-            let text = String::from_utf8(text).map_err(|error| LoadError::invalid(&own_path, error.to_string()))?;
-            (own_path, Some(text))
-        } else {
-            let source = match config.chat_template {
-                Some(Source::One(text)) => Some(text),
-                Some(Source::Many(all)) => all
-                    .into_iter()
-                    .find(|named| named.name == "default")
-                    .map(|named| named.template),
-                None => None,
-            };
-            (config_path, source)
-        };
+        let mut source = config.chat_template.and_then(Source::into_text);
+        if own_path.exists() {
+            let text = String::from_utf8(read_bounded(&own_path, JSON_BYTES_MAX)?);
+            source = Some(text.map_err(|error| LoadError::invalid(&own_path, error.to_string()))?);
+            path = own_path;
+        }
         source
             .map(|source| ChatTemplate::new(&path, source, config.special, date))
             .transpose()
@@ -142,6 +132,18 @@ impl ChatTemplate {
         };
         let template = self.environment.get_template(NAME).map_err(|error| error.to_string())?;
         template.render(context).map_err(|error| error.to_string())
+    }
+}
+
+impl Source {
+    fn into_text(self) -> Option<String> {
+        match self {
+            Source::One(text) => Some(text),
+            Source::Many(all) => {
+                let default = all.into_iter().find(|named| named.name == "default");
+                default.map(|named| named.template)
+            }
+        }
     }
 }
 

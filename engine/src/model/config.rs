@@ -17,6 +17,7 @@ pub(crate) const JSON_BYTES_MAX: u64 = 256 << 20;
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
+    pub(crate) architecture: Architecture,
     pub(crate) layers: usize,
     pub(crate) hidden: usize,
     pub(crate) feed_forward: usize,
@@ -32,6 +33,15 @@ pub(crate) struct Config {
     /// Tokens that end a text.
     pub(crate) eos: Vec<u32>,
     pub(crate) weights: WeightForm,
+}
+
+/// What surrounds the projections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Architecture {
+    /// `BitNetForCausalLM`: norms before the output projections too, squared ReLU.
+    BitNet,
+    /// `LlamaForCausalLM` with ternary projections: no such norms, SiLU.
+    Llama,
 }
 
 /// How the ternary weights lie in the file.
@@ -73,6 +83,8 @@ struct Raw {
     hidden_act: Option<String>,
     #[serde(default)]
     attention_bias: bool,
+    #[serde(default)]
+    mlp_bias: bool,
     tie_word_embeddings: Option<bool>,
     rope_theta: Option<f64>,
     rope_parameters: Option<RawRope>,
@@ -116,7 +128,7 @@ impl TokenIds {
 /// Reads the text of a `config.json` that lies at `path`.
 pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Config, LoadError> {
     let raw: Raw = serde_json::from_slice(text).map_err(|error| LoadError::invalid(path, error.to_string()))?;
-    check_kind(path, &raw)?;
+    let architecture = architecture(path, &raw)?;
     let weights = weight_form(path, raw.quantization_config.as_ref())?;
     let rope_theta = rope_theta(path, &raw)?;
 
@@ -125,6 +137,7 @@ pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Config, LoadError> {
     let hidden = sized(path, "hidden_size", raw.hidden_size)?;
     let head_dim = sized(path, "head_dim", raw.head_dim.unwrap_or(hidden / heads))?;
     let config = Config {
+        architecture,
         layers: raw.num_hidden_layers,
         hidden,
         feed_forward: sized(path, "intermediate_size", raw.intermediate_size)?,
@@ -143,27 +156,28 @@ pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Config, LoadError> {
     Ok(config)
 }
 
-fn check_kind(path: &Path, raw: &Raw) -> Result<(), LoadError> {
-    if raw.architectures != ["BitNetForCausalLM"] {
-        let message = format!(
-            "architectures is {:?}, but only [\"BitNetForCausalLM\"] is supported",
-            raw.architectures
-        );
+fn architecture(path: &Path, raw: &Raw) -> Result<Architecture, LoadError> {
+    let (architecture, expected_act) = match &raw.architectures[..] {
+        [name] if name == "BitNetForCausalLM" => (Architecture::BitNet, "relu2"),
+        [name] if name == "LlamaForCausalLM" => (Architecture::Llama, "silu"),
+        other => {
+            let message = format!(
+                "architectures is {other:?}, but only [\"BitNetForCausalLM\"] and [\"LlamaForCausalLM\"] are supported"
+            );
+            return Err(LoadError::unsupported(path, message));
+        }
+    };
+    if let Some(act) = raw.hidden_act.as_deref().filter(|act| *act != expected_act) {
+        let message = format!("hidden_act is {act:?}, but only {expected_act:?} is supported with this architecture");
         return Err(LoadError::unsupported(path, message));
     }
-    if let Some(act) = raw.hidden_act.as_deref().filter(|act| *act != "relu2") {
-        return Err(LoadError::unsupported(
-            path,
-            format!("hidden_act is {act:?}, but only \"relu2\" is supported"),
-        ));
+    for (key, bias) in [("attention_bias", raw.attention_bias), ("mlp_bias", raw.mlp_bias)] {
+        if bias {
+            let message = format!("{key} is true, but projections with a bias are not supported");
+            return Err(LoadError::unsupported(path, message));
+        }
     }
-    if raw.attention_bias {
-        return Err(LoadError::unsupported(
-            path,
-            "attention_bias is true, but projections with a bias are not supported",
-        ));
-    }
-    Ok(())
+    Ok(architecture)
 }
 
 fn weight_form(path: &Path, raw: Option<&RawQuantization>) -> Result<WeightForm, LoadError> {
@@ -256,7 +270,7 @@ fn check_sizes(path: &Path, config: &Config) -> Result<(), LoadError> {
             "num_attention_heads × head_dim is {}, but must be at most {SIZE_MAX}",
             heads * head_dim
         )
-    } else if heads * head_dim != hidden {
+    } else if config.architecture == Architecture::BitNet && heads * head_dim != hidden {
         format!(
             "num_attention_heads × head_dim is {}, but attn_sub_norm wants hidden_size, {hidden}",
             heads * head_dim

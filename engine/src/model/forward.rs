@@ -2,15 +2,16 @@
 //!
 //! Every function works on all rows of the batch at once and no row sees another one, save through attention to its
 //! own sequence; so a row's result does not depend on the batch. BitNet b1.58 as `modeling_bitnet.py` in transformers:
-//! sub-norms before the output projections, squared ReLU, activations made int8 before every ternary product.
+//! sub-norms before the output projections and squared ReLU, or Llama without them and with SiLU; activations made int8 before every ternary product.
 
 use kernels::Kernel;
 use kernels::activations::Activations;
-use kernels::float::{KvCache, QuerySpan, Rope, add, attention, relu_squared, rms_norm};
+use kernels::float::{KvCache, QuerySpan, Rope, add, attention, relu_squared, rms_norm, silu};
 use kernels::matmul::{Projection, matmul};
+use kernels::ternary::TernaryMatrix;
 
 use crate::batch::Batch;
-use crate::model::config::Config;
+use crate::model::config::{Architecture, Config};
 use crate::model::weights::{LayerWeights, Weights};
 
 /// The arithmetic of one model.
@@ -115,101 +116,108 @@ impl Forward {
         cache: &mut KvCache,
         space: &mut Workspace,
     ) {
-        let Forward {
-            config, kernel, rope, ..
-        } = self;
-        let (kernel, eps) = (*kernel, config.rms_norm_eps);
+        let kernel = self.kernel;
         let Workspace {
             hidden,
             normed,
             q,
             k,
             v,
-            attended,
-            sub_normed,
-            added,
-            activations,
             ..
         } = space;
         let normed = &mut normed[..hidden.len()];
-        rms_norm(kernel, hidden, &layer.input_norm, eps, normed);
-        activations.quantize(kernel, normed, config.hidden);
-        let mut projections = [
-            Projection {
-                weights: &layer.q,
-                out: q,
-            },
-            Projection {
-                weights: &layer.k,
-                out: k,
-            },
-            Projection {
-                weights: &layer.v,
-                out: v,
-            },
-        ];
-        matmul(kernel, activations, &mut projections);
-        rope.rotate(kernel, &batch.positions, q);
-        rope.rotate(kernel, &batch.positions, k);
-        write_cache(index, batch, k, v, cache);
-        attention(kernel, cache, index, config.heads, spans, q, attended);
-
-        let sub_normed = &mut sub_normed[..attended.len()];
-        rms_norm(kernel, attended, &layer.attention_sub_norm, eps, sub_normed);
-        activations.quantize(kernel, sub_normed, config.q_dim());
-        matmul(
+        rms_norm(kernel, hidden, &layer.input_norm, self.config.rms_norm_eps, normed);
+        let activations = &mut space.activations;
+        activations.quantize(kernel, normed, self.config.hidden);
+        project(
             kernel,
             activations,
-            &mut [Projection {
-                weights: &layer.o,
-                out: added,
-            }],
+            [(&layer.q, &mut *q), (&layer.k, &mut *k), (&layer.v, &mut *v)],
         );
+        self.rope.rotate(kernel, &batch.positions, q);
+        self.rope.rotate(kernel, &batch.positions, k);
+        write_cache(index, batch, k, v, cache);
+        attention(kernel, cache, index, self.config.heads, spans, q, &mut space.attended);
+
+        let Workspace {
+            attended,
+            sub_normed,
+            added,
+            ..
+        } = space;
+        self.quantize_sub_normed(
+            layer.attention_sub_norm.as_deref(),
+            attended,
+            self.config.q_dim(),
+            sub_normed,
+            activations,
+        );
+        project(kernel, activations, [(&layer.o, &mut *added)]);
         add(kernel, hidden, added);
     }
 
-    /// `hidden += down(sub_norm(relu²(gate(x)) · up(x)))`, `x = norm(hidden)`
+    /// `hidden += down(sub_norm(act(gate(x)) · up(x)))`, `x = norm(hidden)`, `act` being relu² or SiLU
     fn feed_forward(&self, layer: &LayerWeights, space: &mut Workspace) {
-        let (config, kernel, eps) = (&self.config, self.kernel, self.config.rms_norm_eps);
+        let kernel = self.kernel;
         let Workspace {
             hidden,
             normed,
             gate,
             up,
-            sub_normed,
-            added,
             activations,
             ..
         } = space;
         let normed = &mut normed[..hidden.len()];
-        rms_norm(kernel, hidden, &layer.post_attention_norm, eps, normed);
-        activations.quantize(kernel, normed, config.hidden);
-        let mut projections = [
-            Projection {
-                weights: &layer.gate,
-                out: gate,
-            },
-            Projection {
-                weights: &layer.up,
-                out: up,
-            },
-        ];
-        matmul(kernel, activations, &mut projections);
-        relu_squared(kernel, gate, up);
-
-        let sub_normed = &mut sub_normed[..gate.len()];
-        rms_norm(kernel, gate, &layer.feed_forward_sub_norm, eps, sub_normed);
-        activations.quantize(kernel, sub_normed, config.feed_forward);
-        matmul(
+        rms_norm(
             kernel,
-            activations,
-            &mut [Projection {
-                weights: &layer.down,
-                out: added,
-            }],
+            hidden,
+            &layer.post_attention_norm,
+            self.config.rms_norm_eps,
+            normed,
         );
+        activations.quantize(kernel, normed, self.config.hidden);
+        project(kernel, activations, [(&layer.gate, &mut *gate), (&layer.up, &mut *up)]);
+        match self.config.architecture {
+            Architecture::BitNet => relu_squared(kernel, gate, up),
+            Architecture::Llama => silu(kernel, gate, up),
+        }
+        let Workspace { sub_normed, added, .. } = space;
+        self.quantize_sub_normed(
+            layer.feed_forward_sub_norm.as_deref(),
+            gate,
+            self.config.feed_forward,
+            sub_normed,
+            activations,
+        );
+        project(kernel, activations, [(&layer.down, &mut *added)]);
         add(kernel, hidden, added);
     }
+
+    /// Makes rows `x [rows, cols]` int8, through the norm that BitNet puts before an output projection.
+    fn quantize_sub_normed(
+        &self,
+        norm: Option<&[f32]>,
+        x: &[f32],
+        cols: usize,
+        space: &mut [f32],
+        activations: &mut Activations,
+    ) {
+        let x = match norm {
+            Some(weight) => {
+                let normed = &mut space[..x.len()];
+                rms_norm(self.kernel, x, weight, self.config.rms_norm_eps, normed);
+                normed
+            }
+            None => x,
+        };
+        activations.quantize(self.kernel, x, cols);
+    }
+}
+
+/// Multiplies the same activations with several matrices.
+fn project<const N: usize>(kernel: Kernel, activations: &Activations, outputs: [(&TernaryMatrix, &mut Vec<f32>); N]) {
+    let mut projections = outputs.map(|(weights, out)| Projection { weights, out });
+    matmul(kernel, activations, &mut projections);
 }
 
 /// Puts the keys and values of every row at its place.

@@ -19,7 +19,7 @@ use self::formats::safetensors::Checkpoint;
 use self::weights::Weights;
 use crate::batch::Batch;
 use crate::job::{Endpoint, Job, RequestError};
-use crate::request::Reader;
+use crate::request::{self, Reader};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
@@ -145,6 +145,14 @@ impl Model {
             context_length: self.context_length,
         };
         reader.read(endpoint, body, request_key)
+    }
+
+    /// The prompt that the chat template makes of `messages`, in OpenAI's form, the assistant's turn begun.
+    ///
+    /// # Errors
+    /// The model has no template, a message is malformed, or the template refuses them.
+    pub fn render_chat(&self, messages: &Value) -> Result<String, RequestError> {
+        request::render_chat(self.template.as_ref(), messages)
     }
 
     /// Logits of every position, `[tokens, vocabulary]`, computed alone and outside any engine.

@@ -1,10 +1,10 @@
-//! The weights of a BitNet model in the form that the kernels read, from any form that lies on disk.
+//! The weights of a model in the form that the kernels read, from any form that lies on disk.
 
 use kernels::float::DenseMatrix;
 use kernels::ternary::{TernaryBuilder, TernaryMatrix};
 use safetensors::Dtype;
 
-use crate::model::config::{Config, WeightForm};
+use crate::model::config::{Architecture, Config, WeightForm};
 use crate::model::error::LoadError;
 use crate::model::formats::safetensors::{Checkpoint, Tensor};
 
@@ -23,18 +23,18 @@ pub(crate) struct Weights {
     pub(crate) head: Option<DenseMatrix>,
 }
 
-/// The tensors of one layer. Norms are `[cols of what follows]`, projections `[out, in]`.
+/// The tensors of one layer; only BitNet has sub-norms. Norms are `[cols of what follows]`, projections `[out, in]`.
 pub(crate) struct LayerWeights {
     pub(crate) input_norm: Vec<f32>,
     pub(crate) q: TernaryMatrix,
     pub(crate) k: TernaryMatrix,
     pub(crate) v: TernaryMatrix,
-    pub(crate) attention_sub_norm: Vec<f32>,
+    pub(crate) attention_sub_norm: Option<Vec<f32>>,
     pub(crate) o: TernaryMatrix,
     pub(crate) post_attention_norm: Vec<f32>,
     pub(crate) gate: TernaryMatrix,
     pub(crate) up: TernaryMatrix,
-    pub(crate) feed_forward_sub_norm: Vec<f32>,
+    pub(crate) feed_forward_sub_norm: Option<Vec<f32>>,
     pub(crate) down: TernaryMatrix,
 }
 
@@ -65,7 +65,7 @@ impl Weights {
         match checkpoint.remaining().find(|(name, _)| !harmless(name)) {
             Some((name, path)) => Err(LoadError::invalid(
                 path,
-                format!("tensor {name} has no place in a BitNet model"),
+                format!("tensor {name} has no place in such a model"),
             )),
             None => Ok(Weights {
                 embedding,
@@ -89,17 +89,21 @@ impl Loader<'_> {
         } = *config;
         let (q_dim, kv_dim) = (config.q_dim(), config.kv_dim());
         let name = |part: &str| format!("model.layers.{layer}.{part}");
+        let has_sub_norms = config.architecture == Architecture::BitNet;
+        let sub_norm = |loader: &mut Self, part: &str, len: usize| {
+            has_sub_norms.then(|| loader.floats(&name(part), len)).transpose()
+        };
         Ok(LayerWeights {
             input_norm: self.floats(&name("input_layernorm.weight"), hidden)?,
             q: self.ternary(&name("self_attn.q_proj"), q_dim, hidden)?,
             k: self.ternary(&name("self_attn.k_proj"), kv_dim, hidden)?,
             v: self.ternary(&name("self_attn.v_proj"), kv_dim, hidden)?,
-            attention_sub_norm: self.floats(&name("self_attn.attn_sub_norm.weight"), q_dim)?,
+            attention_sub_norm: sub_norm(self, "self_attn.attn_sub_norm.weight", q_dim)?,
             o: self.ternary(&name("self_attn.o_proj"), hidden, q_dim)?,
             post_attention_norm: self.floats(&name("post_attention_layernorm.weight"), hidden)?,
             gate: self.ternary(&name("mlp.gate_proj"), feed_forward, hidden)?,
             up: self.ternary(&name("mlp.up_proj"), feed_forward, hidden)?,
-            feed_forward_sub_norm: self.floats(&name("mlp.ffn_sub_norm.weight"), feed_forward)?,
+            feed_forward_sub_norm: sub_norm(self, "mlp.ffn_sub_norm.weight", feed_forward)?,
             down: self.ternary(&name("mlp.down_proj"), hidden, feed_forward)?,
         })
     }

@@ -79,14 +79,8 @@ impl Reader<'_> {
         fields.only("response_format", &[json!({ "type": "text" })])?;
         fields.only("tools", &[json!([])])?;
         fields.only("tool_choice", &[json!("none")])?;
-        let messages = text::messages(fields.required("messages")?)?;
-        let Some(template) = self.template else {
-            let message = "the model has no chat template; use /v1/completions";
-            return Err(RequestError::new("unsupported_endpoint", "messages", message));
-        };
-        let invalid =
-            |error: String| RequestError::invalid("messages", format!("the chat template refuses them: {error}"));
-        let prompt = text::encode(self, "messages", &template.render(&messages).map_err(invalid)?, false)?;
+        let rendered = render_chat(self.template, fields.required("messages")?)?;
+        let prompt = text::encode(self, "messages", &rendered, false)?;
 
         let wanted = fields.bool("logprobs")?.unwrap_or(false);
         let top = fields
@@ -199,6 +193,17 @@ impl Reader<'_> {
         }
         text::encode(self, param, choice, false)
     }
+}
+
+/// The prompt of OpenAI's `messages`.
+pub(crate) fn render_chat(template: Option<&ChatTemplate>, messages: &Value) -> Result<String, RequestError> {
+    let messages = text::messages(messages)?;
+    let Some(template) = template else {
+        let message = "the model has no chat template; use /v1/completions";
+        return Err(RequestError::new("unsupported_endpoint", "messages", message));
+    };
+    let invalid = |error| RequestError::invalid("messages", format!("the chat template refuses them: {error}"));
+    template.render(&messages).map_err(invalid)
 }
 
 /// Fields of OpenAI's completions that may only have their default.
