@@ -5,6 +5,11 @@
 pub mod settings;
 pub mod models;
 pub mod chunk;
+pub mod store;
+pub mod sink;
+pub mod intent;
+pub mod tables;
+pub mod committer;
 pub mod kafka;
 pub mod telemetry;
 pub mod cli;
