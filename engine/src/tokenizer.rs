@@ -3,8 +3,10 @@
 //! Tokens are not whole characters, so [`Detokenizer`] holds text back until the bytes of a character are complete,
 //! and looks for stop strings in the text rather than in the tokens.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use serde::de::IgnoredAny;
 use tokenizers::DecoderWrapper;
 
 use crate::completion::TokenBytes;
@@ -26,7 +28,10 @@ impl Tokenizer {
     pub(crate) fn load(path: &Path) -> Result<Tokenizer, LoadError> {
         let bytes = read_bounded(path, JSON_BYTES_MAX)?;
         let invalid = |error: tokenizers::Error| LoadError::invalid(path, error.to_string());
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(invalid)?;
+        // Not left to the library, which panics on what is not JSON.
+        let json: Result<IgnoredAny, _> = serde_json::from_slice(&bytes);
+        json.map_err(|error| LoadError::invalid(path, error.to_string()))?;
+        let mut inner = guard(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(invalid)?;
         inner.with_truncation(None).map_err(invalid)?;
         inner.with_padding(None);
         let token_bytes_max = inner.get_vocab(true).keys().map(String::len).max().unwrap_or(0);
@@ -47,10 +52,7 @@ impl Tokenizer {
 
     /// Tokens of a text; `special` adds those that the tokenizer puts around every text, such as the one that begins it.
     pub(crate) fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, String> {
-        let encoding = self
-            .inner
-            .encode_fast(text, special)
-            .map_err(|error| error.to_string())?;
+        let encoding = guard(|| self.inner.encode_fast(text, special)).map_err(|error| error.to_string())?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -61,7 +63,7 @@ impl Tokenizer {
 
     /// The text of tokens, without special ones. Tokens that the tokenizer does not know are skipped.
     pub(crate) fn decode(&self, tokens: &[u32]) -> String {
-        self.inner.decode(tokens, true).unwrap_or_default()
+        guard(|| self.inner.decode(tokens, true)).unwrap_or_default()
     }
 
     /// The bytes of one token, special or not.
@@ -75,9 +77,19 @@ impl Tokenizer {
         {
             Some(bytes) => TokenBytes(bytes),
             None if added => TokenBytes(written.into_bytes()),
-            None => TokenBytes(self.inner.decode(&[token], false).unwrap_or(written).into_bytes()),
+            None => TokenBytes(
+                guard(|| self.inner.decode(&[token], false))
+                    .unwrap_or(written)
+                    .into_bytes(),
+            ),
         }
     }
+}
+
+/// Runs a call into the library, of which damaged tokenizers make some panic.
+fn guard<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err("the tokenizer is damaged: it made the library panic".into()))
 }
 
 /// The byte that a character of GPT-2's alphabet stands for (`bytes_to_unicode` in its `encoder.py`).
@@ -228,8 +240,10 @@ mod tests {
     fn a_broken_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokenizer.json");
-        std::fs::write(&path, "{\"model\": 3}").unwrap();
-        let error = Tokenizer::load(&path).err().unwrap().to_string();
-        assert!(error.contains("tokenizer.json"), "{error}");
+        for text in [r#"{ "model": 3 }"#, r#"{ "decoder": { 1: 2 } }"#, ""] {
+            std::fs::write(&path, text).unwrap();
+            let error = Tokenizer::load(&path).err().unwrap().to_string();
+            assert!(error.contains("tokenizer.json"), "{error}");
+        }
     }
 }

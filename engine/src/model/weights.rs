@@ -162,8 +162,9 @@ impl Loader<'_> {
 fn unpack(tensor: &Tensor, rows: usize, cols: usize, factor: f32) -> Result<TernaryMatrix, LoadError> {
     let mut filler = Filler::new(tensor, rows, cols, factor)?;
     if tensor.dtype != Dtype::U8 {
+        let values = tensor.floats()?;
         tensor.expect_shape(&[rows, cols])?;
-        for row in tensor.floats()?.chunks_exact(cols) {
+        for row in values.chunks_exact(cols) {
             filler.push(row.iter().map(|value| {
                 if [-1.0, 0.0, 1.0].contains(value) {
                     *value as i8

@@ -9,14 +9,26 @@ struct Demo {
 
 impl Demo {
     fn load() -> Demo {
-        let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../pipeline/demo/model/debian-sections"));
+        let dir = Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../pipeline/demo/model/debian-sections"
+        ));
         let tokenizer = Tokenizer::load(&dir.join("tokenizer.json")).unwrap();
-        Demo { tokenizer, template: ChatTemplate::load(dir, None).unwrap().unwrap() }
+        Demo {
+            tokenizer,
+            template: ChatTemplate::load(dir, None).unwrap().unwrap(),
+        }
     }
 
     fn read(&self, endpoint: Endpoint, body: Value) -> Result<Job, RequestError> {
         let (tokenizer, template) = (&self.tokenizer, Some(&self.template));
-        Reader { tokenizer, template, vocabulary: 4096, context_length: 32 }.read(endpoint, &body, "key")
+        Reader {
+            tokenizer,
+            template,
+            vocabulary: 4096,
+            context_length: 32,
+        }
+        .read(endpoint, &body, "key")
     }
 
     fn generate(&self, endpoint: Endpoint, body: Value) -> (Vec<u32>, Generate) {
@@ -31,9 +43,15 @@ impl Demo {
 #[test]
 fn completions_have_openais_defaults() {
     let demo = Demo::load();
-    let (prompt, generate) = demo.generate(Endpoint::Completions, json!({ "prompt": "a", "model": "m", "user": null }));
+    let (prompt, generate) = demo.generate(
+        Endpoint::Completions,
+        json!({ "prompt": "a", "model": "m", "user": null }),
+    );
     assert_eq!(prompt[0], 1, "the text begins with the token that begins every text");
-    assert_eq!((generate.tokens_max, generate.chat, generate.echo, generate.top_logprobs), (16, false, None, None));
+    assert_eq!(
+        (generate.tokens_max, generate.chat, generate.echo, generate.top_logprobs),
+        (16, false, None, None)
+    );
     assert_eq!((generate.sampling.temperature, generate.sampling.top_p), (1.0, 1.0));
 }
 
@@ -52,7 +70,9 @@ fn chat_renders_the_template_and_takes_what_is_left_of_the_context() {
     let demo = Demo::load();
     let body = json!({ "messages": [{ "role": "user", "content": [{ "type": "text", "text": "Package: gcc" }] }] });
     let (prompt, generate) = demo.generate(Endpoint::ChatCompletions, body);
-    let expected = demo.generate(Endpoint::Completions, json!({ "prompt": "Package: gcc\nSection:" })).0;
+    let expected = demo
+        .generate(Endpoint::Completions, json!({ "prompt": "Package: gcc\nSection:" }))
+        .0;
     assert_eq!(prompt, expected, "the template's own beginning is not doubled");
     assert_eq!((generate.chat, generate.tokens_max), (true, 32 - prompt.len()));
 }
@@ -68,10 +88,18 @@ fn the_seed_follows_from_the_key_unless_given() {
 #[test]
 fn a_score_splits_continuations_behind_the_prompt() {
     let demo = Demo::load();
-    let job = demo.read(Endpoint::Score, json!({ "prompt": "Section:", "choices": [" libs", " games"] })).unwrap();
+    let job = demo
+        .read(
+            Endpoint::Score,
+            json!({ "prompt": "Section:", "choices": [" libs", " games"] }),
+        )
+        .unwrap();
     let Work::Score(score) = &job.work else { panic!() };
     for choice in &score.choices {
-        let whole = demo.tokenizer.encode(&format!("Section:{}", choice.text), true).unwrap();
+        let whole = demo
+            .tokenizer
+            .encode(&format!("Section:{}", choice.text), true)
+            .unwrap();
         assert_eq!([job.prompt.clone(), choice.tokens.clone()].concat(), whole);
     }
 }
@@ -80,66 +108,155 @@ fn a_score_splits_continuations_behind_the_prompt() {
 fn check(endpoint: Endpoint, body: Value, code: &str, param: &str, said: &str) {
     let demo = Demo::load();
     let error = demo.read(endpoint, body.clone()).expect_err(&body.to_string());
-    assert_eq!((error.code, error.param.as_deref()), (code, Some(param)), "{body}: {error}");
+    assert_eq!(
+        (error.code, error.param.as_deref()),
+        (code, Some(param)),
+        "{body}: {error}"
+    );
     assert!(error.message.contains(said), "{body}: {error}");
     assert_eq!(error.body()["error"]["type"], "invalid_request_error");
 }
 
-#[test]
-fn completions_refuse_what_they_do_not_know() {
-    let check = |field: Value, code: &str, param: &str, said: &str| {
-        let mut body = json!({ "prompt": "a" });
-        body.as_object_mut().unwrap().extend(field.as_object().unwrap().clone());
-        check(Endpoint::Completions, body, code, param, said);
-    };
-    check(json!({ "temprature": 1 }), "unknown_parameter", "temprature", "unknown field temprature");
-    check(json!({ "n": 2 }), "unsupported_parameter", "n", "n is 2, but only 1");
-    check(json!({ "stream": true }), "unsupported_parameter", "stream", "true");
-    check(json!({ "temperature": 3 }), "invalid_value", "temperature", "a number from 0 to 2");
-    check(json!({ "temperature": "hot" }), "invalid_value", "temperature", "\"hot\"");
-    check(json!({ "max_tokens": 0 }), "invalid_value", "max_tokens", "at least 1");
-    check(json!({ "max_tokens": 1.5 }), "invalid_value", "max_tokens", "whole number");
-    check(json!({ "max_tokens": 31 }), "context_length_exceeded", "max_tokens", "context is 32 tokens");
-    check(json!({ "max_tokens": u64::MAX }), "invalid_value", "max_tokens", "18446744073709551615");
-    check(json!({ "stop": [""] }), "invalid_value", "stop", "1 to 1024 bytes");
-    check(json!({ "stop": ["a", "b", "c", "d", "e"] }), "invalid_value", "stop", "up to 4");
-    check(json!({ "logprobs": 6 }), "invalid_value", "logprobs", "from 0 to 5");
-    check(json!({ "logit_bias": { "4096": 1 } }), "invalid_value", "logit_bias", "from 0 to 4095");
-    check(json!({ "logit_bias": { "1": 101 } }), "invalid_value", "logit_bias", "-100 to 100");
-    check(json!({ "repetition_penalty": 0 }), "invalid_value", "repetition_penalty", "above");
-    check(json!({ "prompt": null }), "missing_required_parameter", "prompt", "prompt is missing");
-    check(json!({ "prompt": 3 }), "invalid_value", "prompt", "prompt is 3");
-    check(json!({ "prompt": [] }), "invalid_value", "prompt", "a list");
-    check(json!({ "prompt": [1, 4096] }), "invalid_value", "prompt", "4096");
-    check(json!({ "prompt": ["a", "b"] }), "unsupported_parameter", "prompt", "several prompts");
-    check(json!({ "prompt": "gcc ".repeat(40) }), "context_length_exceeded", "prompt", "context is 32 tokens");
-    check(json!({ "prompt": "a".repeat(10_000_000) }), "context_length_exceeded", "prompt", "shorten");
+/// The same for one more field of a completion.
+fn check_field(field: &str, value: Value, code: &str, said: &str) {
+    let mut body = json!({ "prompt": "a" });
+    body[field] = value;
+    check(Endpoint::Completions, body, code, field, said);
 }
 
 #[test]
-fn other_endpoints_refuse_what_they_do_not_know() {
-    let user = json!([{ "role": "user", "content": "a" }]);
-    let chat = |body, code, param, said| check(Endpoint::ChatCompletions, body, code, param, said);
-    chat(json!({ "messages": [] }), "invalid_value", "messages", "1 to 4096 messages");
-    chat(json!({ "messages": [{ "role": "tool", "content": "a" }] }), "invalid_value", "messages[0].role", "tool");
-    chat(json!({ "messages": [{ "role": "user" }] }), "missing_required_parameter", "messages[0].content", "missing");
-    chat(json!({ "messages": ["a"] }), "invalid_type", "messages[0]", "must be an object");
-    let image = json!([{ "role": "user", "content": [{ "type": "image_url" }] }]);
-    chat(json!({ "messages": image }), "unsupported_parameter", "messages[0].content", "not text");
-    chat(json!({ "messages": user, "tools": [{}] }), "unsupported_parameter", "tools", "only []");
-    chat(json!({ "messages": user, "top_logprobs": 2 }), "invalid_value", "top_logprobs", "needs logprobs");
-    let schema = json!({ "type": "json_schema" });
-    chat(json!({ "messages": user, "response_format": schema }), "unsupported_parameter", "response_format", "text");
+fn completions_refuse_unknown_and_unsupported_fields() {
+    check_field("temprature", json!(1), "unknown_parameter", "unknown field temprature");
+    check_field("n", json!(2), "unsupported_parameter", "n is 2, but only 1");
+    check_field("stream", json!(true), "unsupported_parameter", "true");
+    check_field("suffix", json!("z"), "unsupported_parameter", "z");
+}
 
-    check(Endpoint::Embeddings, json!({ "input": "a", "pooling": "max" }), "invalid_value", "pooling", "max");
-    check(Endpoint::Embeddings, json!({ "input": "a", "dimensions": 3 }), "unsupported_parameter", "dimensions", "leave");
-    let score = |choices: Value, param, said| {
-        check(Endpoint::Score, json!({ "prompt": "a", "choices": choices }), "invalid_value", param, said);
+#[test]
+fn completions_refuse_values_out_of_range() {
+    let check = |field: &str, value: Value, said: &str| check_field(field, value, "invalid_value", said);
+    check("temperature", json!(3), "a number from 0 to 2");
+    check("temperature", json!("hot"), "\"hot\"");
+    check("max_tokens", json!(0), "at least 1");
+    check("max_tokens", json!(1.5), "whole number");
+    check("max_tokens", json!(u64::MAX), "18446744073709551615");
+    check("stop", json!([""]), "1 to 1024 bytes");
+    check("stop", json!(["a", "b", "c", "d", "e"]), "up to 4");
+    check("logprobs", json!(6), "from 0 to 5");
+    check("logit_bias", json!({ "4096": 1 }), "from 0 to 4095");
+    check("logit_bias", json!({ "1": 101 }), "-100 to 100");
+    check("repetition_penalty", json!(0), "above");
+}
+
+#[test]
+fn completions_refuse_prompts_that_cannot_be_read_or_do_not_fit() {
+    check_field("prompt", json!(null), "missing_required_parameter", "prompt is missing");
+    check_field("prompt", json!(3), "invalid_value", "prompt is 3");
+    check_field("prompt", json!([]), "invalid_value", "a list");
+    check_field("prompt", json!([1, 4096]), "invalid_value", "4096");
+    check_field("prompt", json!(["a", "b"]), "unsupported_parameter", "several prompts");
+    check_field(
+        "max_tokens",
+        json!(31),
+        "context_length_exceeded",
+        "context is 32 tokens",
+    );
+    check_field(
+        "prompt",
+        json!("gcc ".repeat(40)),
+        "context_length_exceeded",
+        "context is 32 tokens",
+    );
+    check_field(
+        "prompt",
+        json!("a".repeat(10_000_000)),
+        "context_length_exceeded",
+        "shorten",
+    );
+}
+
+#[test]
+fn chat_refuses_messages_and_fields_by_name() {
+    let chat = |messages: Value, more: (&str, Value), code: &str, param: &str, said: &str| {
+        let mut body = json!({ "messages": messages });
+        body[more.0] = more.1;
+        check(Endpoint::ChatCompletions, body, code, param, said);
     };
-    score(json!([]), "choices", "1 to 1024");
-    score(json!(["a", ""]), "choices[1]", "not empty");
-    let long = json!({ "prompt": "a", "choices": ["gcc ".repeat(40)] });
-    check(Endpoint::Score, long, "context_length_exceeded", "choices[0]", "32");
+    let none = || ("user", json!(null));
+    chat(json!([]), none(), "invalid_value", "messages", "1 to 4096 messages");
+    let tool = json!([{ "role": "tool", "content": "a" }]);
+    chat(tool, none(), "invalid_value", "messages[0].role", "tool");
+    let silent = json!([{ "role": "user" }]);
+    chat(
+        silent,
+        none(),
+        "missing_required_parameter",
+        "messages[0].content",
+        "missing",
+    );
+    chat(json!(["a"]), none(), "invalid_type", "messages[0]", "must be an object");
+    let image = json!([{ "role": "user", "content": [{ "type": "image_url" }] }]);
+    chat(
+        image,
+        none(),
+        "unsupported_parameter",
+        "messages[0].content",
+        "not text",
+    );
+
+    let user = || json!([{ "role": "user", "content": "a" }]);
+    chat(
+        user(),
+        ("tools", json!([{}])),
+        "unsupported_parameter",
+        "tools",
+        "only []",
+    );
+    chat(
+        user(),
+        ("top_logprobs", json!(2)),
+        "invalid_value",
+        "top_logprobs",
+        "needs logprobs",
+    );
+    let schema = json!({ "type": "json_schema" });
+    chat(
+        user(),
+        ("response_format", schema),
+        "unsupported_parameter",
+        "response_format",
+        "text",
+    );
+}
+
+#[test]
+fn embeddings_and_scores_refuse_what_they_do_not_know() {
+    let embed = |field: &str, value: Value, code: &str| {
+        let mut body = json!({ "input": "a" });
+        body[field] = value;
+        check(Endpoint::Embeddings, body, code, field, field);
+    };
+    embed("pooling", json!("max"), "invalid_value");
+    embed("dimensions", json!(3), "unsupported_parameter");
+    embed("encoding_format", json!("base64"), "unsupported_parameter");
+    embed("max_tokens", json!(3), "unknown_parameter");
+    let score = |choices: Value, code: &str, param: &str, said: &str| {
+        check(
+            Endpoint::Score,
+            json!({ "prompt": "a", "choices": choices }),
+            code,
+            param,
+            said,
+        );
+    };
+    score(json!([]), "invalid_value", "choices", "1 to 1024");
+    score(json!(["a", ""]), "invalid_value", "choices[1]", "not empty");
+    score(
+        json!(["gcc ".repeat(40)]),
+        "context_length_exceeded",
+        "choices[0]",
+        "32",
+    );
 }
 
 #[test]

@@ -7,7 +7,10 @@ use super::*;
 const BLOCK_LEN: usize = 16;
 
 fn scheduler(tokens_per_step_max: usize, sequences_max: usize, blocks: usize) -> Scheduler {
-    let limits = Limits { tokens_per_step_max, sequences_max };
+    let limits = Limits {
+        tokens_per_step_max,
+        sequences_max,
+    };
     Scheduler::new(limits, BlockPool::new(blocks, BLOCK_LEN))
 }
 
@@ -16,10 +19,17 @@ fn step(scheduler: &mut Scheduler) -> Vec<(u64, usize, usize)> {
     let grants = scheduler.plan().grants;
     for grant in &grants {
         let end = grant.start + grant.len;
-        let known = scheduler.ranks.get(&grant.id).map(|rank| scheduler.running[rank].known).unwrap();
+        let known = scheduler
+            .ranks
+            .get(&grant.id)
+            .map(|rank| scheduler.running[rank].known)
+            .unwrap();
         scheduler.advance(grant.id, end, if end == known { known + 1 } else { known });
     }
-    grants.iter().map(|grant| (grant.id.0, grant.start, grant.len)).collect()
+    grants
+        .iter()
+        .map(|grant| (grant.id.0, grant.start, grant.len))
+        .collect()
 }
 
 #[test]
@@ -58,7 +68,11 @@ fn an_interactive_job_takes_the_place_of_a_bulk_one_which_starts_again_later() {
     let plan = scheduler.plan();
     assert_eq!((plan.preempted, plan.grants[0].id), (1, JobId(2)));
     scheduler.remove(JobId(2));
-    assert_eq!(step(&mut scheduler), [(1, 0, 6)], "the written token is computed again with the prompt");
+    assert_eq!(
+        step(&mut scheduler),
+        [(1, 0, 6)],
+        "the written token is computed again with the prompt"
+    );
 }
 
 #[test]
@@ -79,16 +93,32 @@ fn the_youngest_gives_its_blocks_to_a_growing_text() {
 /// One thing that happens to a scheduler between steps.
 #[derive(Clone, Debug)]
 enum Happening {
-    Submit { priority: Priority, prompt: usize, answer: usize },
-    Cancel { nth: usize },
-    Steps { count: usize },
+    Submit {
+        priority: Priority,
+        prompt: usize,
+        answer: usize,
+    },
+    Cancel {
+        nth: usize,
+    },
+    Steps {
+        count: usize,
+    },
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
-    let priority = prop_oneof![Just(Priority::Interactive), Just(Priority::Standard), Just(Priority::Bulk)];
+    let priority = prop_oneof![
+        Just(Priority::Interactive),
+        Just(Priority::Standard),
+        Just(Priority::Bulk)
+    ];
     prop_oneof![
         (priority, 1usize..80, 0usize..60).prop_map(|(priority, prompt, answer)| {
-            Happening::Submit { priority, prompt, answer }
+            Happening::Submit {
+                priority,
+                prompt,
+                answer,
+            }
         }),
         (0usize..20).prop_map(|nth| Happening::Cancel { nth }),
         (1usize..20).prop_map(|count| Happening::Steps { count }),
@@ -107,9 +137,20 @@ fn simulate_step(scheduler: &mut Scheduler, jobs: &mut BTreeMap<JobId, Simulated
     assert!(tokens <= limits.tokens_per_step_max && scheduler.running() <= limits.sequences_max);
     assert!(jobs.is_empty() || tokens > 0, "nothing moves");
     let first = scheduler.running.first_key_value().map(|(_, entry)| entry.id);
-    assert!(plan.grants.iter().any(|grant| Some(grant.id) == first) || jobs.is_empty(), "the first stands still");
-    let mut held: Vec<u32> = scheduler.running.values().flat_map(|entry| entry.blocks.clone()).collect();
-    assert_eq!(held.len() + scheduler.pool.free(), scheduler.pool.total(), "a block is lost");
+    assert!(
+        plan.grants.iter().any(|grant| Some(grant.id) == first) || jobs.is_empty(),
+        "the first stands still"
+    );
+    let mut held: Vec<u32> = scheduler
+        .running
+        .values()
+        .flat_map(|entry| entry.blocks.clone())
+        .collect();
+    assert_eq!(
+        held.len() + scheduler.pool.free(),
+        scheduler.pool.total(),
+        "a block is lost"
+    );
     held.sort_unstable();
     assert!(held.windows(2).all(|pair| pair[0] != pair[1]), "two hold one block");
     for Grant { id, start, len } in plan.grants {
