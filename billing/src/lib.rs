@@ -1,1 +1,17 @@
-//! Placeholder.
+//! Exact money from an append-only ledger: what each request costs, and the reports that prove it.
+//!
+//! Read in this order: [`money`] is exact, [`sku`] names what is sold, [`rate`] says what a quantity
+//! costs, [`price_book`] and [`contract`] say at which price, [`period`] in which month, [`event`] writes
+//! the ledger row, [`report`] reads the ledger back. Nothing here does IO or reads a clock.
+
+#![forbid(unsafe_code)]
+
+pub mod money;
+pub mod sku;
+pub mod rate;
+pub mod source;
+mod price;
+pub mod price_book;
+pub mod contract;
+pub mod period;
+pub mod event;

@@ -1,0 +1,70 @@
+//! What the tests rate with: the example files, and rows of `results`.
+
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+use billing::contract::Contracts;
+use billing::event::usage_row;
+use billing::price_book::PriceBook;
+use schemas::billing::BillingRow;
+use schemas::ids::{Position, result_id};
+use schemas::request::{Endpoint, ServiceTier};
+use schemas::result::{ResultRow, Status};
+
+pub(crate) const PRICES: &str = include_str!("../../../config/prices.toml");
+pub(crate) const CONTRACTS: &str = include_str!("../../../config/contracts.toml");
+
+pub(crate) fn book() -> PriceBook {
+    PriceBook::parse(PRICES, "prices.toml").unwrap()
+}
+
+pub(crate) fn contracts() -> Contracts {
+    Contracts::parse(CONTRACTS, "contracts.toml").unwrap()
+}
+
+/// Request `n` of one job of `tenant`: answered, with 61 input tokens, 16 of them cached, and 3 written.
+pub(crate) fn result(tenant: &str, n: i64) -> ResultRow {
+    let position = Position {
+        topic: "bitnet.requests.eu.bulk".into(),
+        epoch: 1,
+        partition: 0,
+        offset: n,
+    };
+    ResultRow {
+        job_id: format!("job-of-{tenant}").parse().unwrap(),
+        batch_seq: 0,
+        custom_id: format!("row-{n}").parse().unwrap(),
+        result_id: result_id(&position, 0),
+        tenant_id: tenant.parse().unwrap(),
+        project_id: "search".parse().unwrap(),
+        residency_zone: "eu".into(),
+        region: "eu".into(),
+        model_id: "debian-sections".into(),
+        model_digest: Some("ab".repeat(32)),
+        tokenizer_digest: None,
+        endpoint: Endpoint::Completions,
+        service_tier: ServiceTier::Batch,
+        status: Status::Ok,
+        error_code: None,
+        error_message: None,
+        finish_reason: Some("stop".into()),
+        output_text: Some("libs".into()),
+        response: None,
+        embedding: None,
+        scores: None,
+        input_tokens: 61,
+        cached_tokens: 16,
+        output_tokens: 3,
+        submitted_at: "2026-11-24T01:00:00Z".parse().unwrap(),
+        admitted_at: None,
+        first_token_at: None,
+        finished_at: "2026-11-24T01:00:03Z".parse().unwrap(),
+        worker_id: "worker-0".into(),
+        position,
+        batch_index: 0,
+    }
+}
+
+/// The ledger row of `result`, made at the second it ended.
+pub(crate) fn event(result: &ResultRow) -> BillingRow {
+    usage_row(result, false, &book(), &contracts(), result.finished_at).unwrap()
+}
