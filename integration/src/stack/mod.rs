@@ -46,8 +46,11 @@ impl Stack {
     }
 
     fn start() -> Result<Stack> {
+        let kafka = Kafka::start()?;
+        kafka.create_topics(&["bitnet.jobs"], 1, &[("cleanup.policy", "compact")])?;
+        kafka.create_topics(&["bitnet.job-events", "bitnet.dead-letters"], 1, &[])?;
         Ok(Stack {
-            kafka: Kafka::start()?,
+            kafka,
             s3: S3::start()?,
         })
     }
