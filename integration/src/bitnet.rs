@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::stack::{Bucket, Process, Stack, repository, run_folder, target};
+use crate::stack::{Bucket, Kafka, Process, S3, repository, run_folder, target};
 
 /// Request topics of one region, in the order of the lanes' names.
 const LANES: [&str; 3] = ["interactive", "standard", "bulk"];
@@ -37,19 +37,16 @@ pub struct Deployment {
 impl Deployment {
     /// Makes the three request topics with `partitions` each, and the bucket. `name` must suit both.
     pub fn new(name: &str, partitions: i32, protocol: GroupProtocol) -> Result<Deployment> {
-        let stack = Stack::shared();
         let topics = LANES.map(|lane| format!("bitnet.requests.{name}.{lane}"));
-        stack
-            .kafka
-            .create_topics(&topics.each_ref().map(String::as_str), partitions, &[])?;
-        let bucket = stack.s3.bucket(name)?;
+        Kafka::shared().create_topics(&topics.each_ref().map(String::as_str), partitions, &[])?;
+        let bucket = S3::shared().bucket(name)?;
         let mut deployment = Deployment {
             bucket,
             name: name.to_owned(),
             folder: run_folder(name)?,
             env: Vec::new(),
         };
-        deployment.set("KAFKA__BOOTSTRAP_SERVERS", &stack.kafka.bootstrap());
+        deployment.set("KAFKA__BOOTSTRAP_SERVERS", &Kafka::shared().bootstrap());
         deployment.set("KAFKA__GROUP_ID", name);
         match protocol {
             GroupProtocol::Classic => deployment.set("KAFKA__SESSION_TIMEOUT", SESSION_TIMEOUT),

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use integration::bitnet::{Deployment, GroupProtocol};
-use integration::stack::{Process, Signal, SlowLink, Stack};
+use integration::stack::{Kafka, Process, S3, Signal, SlowLink};
 use integration::{messages, readers, wait};
 
 const REACHED_MAX: Duration = Duration::from_secs(90);
@@ -46,7 +46,7 @@ fn killed_between_results_and_billing() -> Result<()> {
 /// Kills the worker as soon as `reached` holds, which must still hold when it is dead; another one goes on.
 fn killed_at(name: &str, reached: fn(&Case) -> bool) -> Result<()> {
     let case = Case::new(name, 1, DOCUMENTS)?;
-    let link = SlowLink::to(Stack::shared().s3.port())?;
+    let link = SlowLink::to(S3::shared().port())?;
     link.delay_answers(ANSWER_DELAY)?;
     let mut worker = case.deployment.through(link.port()).start_worker("worker-1", &[])?;
     case.wait(&mut worker, reached)?;
@@ -60,7 +60,7 @@ fn killed_at(name: &str, reached: fn(&Case) -> bool) -> Result<()> {
 fn killed_again_and_again() -> Result<()> {
     const KILLS: u64 = 6;
     let case = Case::new("chaos-again", 2, 2 * DOCUMENTS)?;
-    let link = SlowLink::to(Stack::shared().s3.port())?;
+    let link = SlowLink::to(S3::shared().port())?;
     link.delay_answers(ANSWER_DELAY / 10)?;
     let mut seen = 0;
     for round in 0..KILLS {
@@ -89,7 +89,7 @@ fn the_other_worker_finishes_for_a_killed_one() -> Result<()> {
 #[test]
 fn a_frozen_worker_that_wakes_up_after_another_took_over_changes_nothing() -> Result<()> {
     let case = Case::new("chaos-zombie", 1, DOCUMENTS)?;
-    let link = SlowLink::to(Stack::shared().s3.port())?;
+    let link = SlowLink::to(S3::shared().port())?;
     link.delay_answers(ANSWER_DELAY)?;
     let mut zombie = case.deployment.through(link.port()).start_worker("worker-1", &[])?;
     case.wait(&mut zombie, |case| case.staged() && case.intents() == 0)?;
@@ -114,7 +114,7 @@ fn a_frozen_worker_that_wakes_up_after_another_took_over_changes_nothing() -> Re
 #[test]
 fn a_stopped_worker_commits_what_it_has_and_leaves_no_orphan() -> Result<()> {
     let case = Case::new("chaos-stopped", 2, 4 * DOCUMENTS)?;
-    let link = SlowLink::to(Stack::shared().s3.port())?;
+    let link = SlowLink::to(S3::shared().port())?;
     link.delay_answers(ANSWER_DELAY)?;
     let mut worker = case.deployment.through(link.port()).start_worker("worker-1", &[])?;
     case.wait(&mut worker, |case| case.intents() > 1)?;
@@ -140,7 +140,7 @@ fn a_stopped_worker_commits_what_it_has_and_leaves_no_orphan() -> Result<()> {
 #[test]
 fn a_short_outage_of_the_store_is_waited_out() -> Result<()> {
     let case = Case::new("chaos-short-outage", 2, 2 * DOCUMENTS)?;
-    let link = SlowLink::to(Stack::shared().s3.port())?;
+    let link = SlowLink::to(S3::shared().port())?;
     link.delay_answers(ANSWER_DELAY / 3)?;
     let mut worker = case
         .deployment
@@ -164,7 +164,7 @@ fn a_short_outage_of_the_store_is_waited_out() -> Result<()> {
 fn a_long_outage_of_the_store_ends_the_run_with_75_and_the_next_run_finishes() -> Result<()> {
     let mut case = Case::new("chaos-long-outage", 2, 2 * DOCUMENTS)?;
     case.deployment.set("STORE__OUTAGE_MAX", "3s");
-    let link = SlowLink::to(Stack::shared().s3.port())?;
+    let link = SlowLink::to(S3::shared().port())?;
     link.delay_answers(ANSWER_DELAY / 3)?;
     let mut worker = case
         .deployment
@@ -210,7 +210,7 @@ impl Case {
         deployment.set("FLUSH__AGE_MAX", "200ms");
         deployment.set("KAFKA__IN_FLIGHT_MAX", "4");
         let sent = messages::job("acme", name, &messages::documents(documents)?, BATCH)?;
-        Stack::shared().kafka.console_produce(&deployment.topic(), &sent)?;
+        Kafka::shared().console_produce(&deployment.topic(), &sent)?;
         Ok(Case {
             deployment,
             documents: documents as u64,

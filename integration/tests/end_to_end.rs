@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use integration::bitnet::{Deployment, GroupProtocol};
 use integration::messages::{self, Document};
 use integration::readers;
-use integration::stack::{Process, Signal, Stack};
+use integration::stack::{Kafka, Process, Signal};
 use serde_json::json;
 
 const SCORED_MAX: Duration = Duration::from_secs(180);
@@ -29,7 +29,7 @@ fn two_workers_of_a_broker_assigned_group_score_every_request_once() -> Result<(
 }
 
 fn two_workers(name: &str, protocol: GroupProtocol) -> Result<()> {
-    let kafka = &Stack::shared().kafka;
+    let kafka = Kafka::shared();
     let mut deployment = Deployment::new(name, 4, protocol)?;
     deployment.set("FLUSH__AGE_MAX", "500ms");
     deployment.set("FLUSH__ROWS_MAX", "40");
@@ -64,7 +64,7 @@ fn two_workers(name: &str, protocol: GroupProtocol) -> Result<()> {
 
 #[test]
 fn bad_messages_and_requests_end_where_they_should_and_stop_nobody() -> Result<()> {
-    let kafka = &Stack::shared().kafka;
+    let kafka = Kafka::shared();
     let deployment = Deployment::new("e2e-bad-input", 2, GroupProtocol::Consumer)?;
     let documents = messages::documents(6)?;
     let request = |at: usize| json!({ "custom_id": documents[at].id, "body": messages::body(&documents[at]) });

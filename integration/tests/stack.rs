@@ -7,14 +7,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
-use integration::stack::{Process, Signal, SlowLink, Stack, run_folder};
+use integration::stack::{Kafka, Process, S3, Signal, SlowLink, run_folder};
 use integration::wait;
 
 const SOON: Duration = Duration::from_secs(15);
 
 #[test]
 fn what_kafkas_own_producer_writes_is_read_back() -> Result<()> {
-    let kafka = &Stack::shared().kafka;
+    let kafka = Kafka::shared();
     kafka.create_topics(&["stack-test"], 3, &[])?;
     let sent: Vec<(String, String)> = (0..100)
         .map(|n| (format!("key {n}"), format!("{{\"n\": {n}}}")))
@@ -40,7 +40,7 @@ fn what_kafkas_own_producer_writes_is_read_back() -> Result<()> {
 
 #[test]
 fn a_topic_that_exists_is_not_made_again() -> Result<()> {
-    let kafka = &Stack::shared().kafka;
+    let kafka = Kafka::shared();
     kafka.create_topics(&["made-once"], 1, &[])?;
     let error = kafka
         .create_topics(&["made-once"], 1, &[])
@@ -52,7 +52,7 @@ fn a_topic_that_exists_is_not_made_again() -> Result<()> {
 
 #[test]
 fn a_cut_link_refuses_and_a_mended_one_answers() -> Result<()> {
-    let link = SlowLink::to(Stack::shared().s3.port())?;
+    let link = SlowLink::to(S3::shared().port())?;
     let answers = || std::net::TcpStream::connect(("127.0.0.1", link.port())).is_ok();
     assert!(answers());
     link.set_cut(true)?;

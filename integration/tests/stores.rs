@@ -8,7 +8,7 @@ mod behaviour;
 
 use std::sync::Arc;
 
-use integration::stack::Stack;
+use integration::stack::S3;
 use object_store::aws::AmazonS3Builder;
 use pipeline::store::Store;
 
@@ -32,17 +32,23 @@ on_s3!(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_start_up_check_passes() {
-    s3("the-start-up-check").check().await.expect("this server keeps the promise");
+    s3("the-start-up-check")
+        .check()
+        .await
+        .expect("this server keeps the promise");
 }
 
 /// A new bucket on the shared server.
 fn s3(name: &str) -> Store {
     let name = name.replace('_', "-");
-    let bucket = Stack::shared().s3.bucket(&name).expect("a new bucket");
+    let bucket = S3::shared().bucket(&name).expect("a new bucket");
     // The same builder as Store::open uses, but with settings that are not the process's environment.
-    let builder = bucket.env.iter().fold(AmazonS3Builder::new().with_bucket_name(&name), |builder, (key, value)| {
-        builder.with_config(key.to_ascii_lowercase().parse().expect("a setting of S3"), value)
-    });
+    let builder = bucket.env.iter().fold(
+        AmazonS3Builder::new().with_bucket_name(&name),
+        |builder, (key, value)| builder.with_config(key.to_ascii_lowercase().parse().expect("a setting of S3"), value),
+    );
     let objects = builder.build().expect("an S3 client");
-    Store::open(&bucket.uri).expect("a store").with_objects(Arc::new(objects))
+    Store::open(&bucket.uri)
+        .expect("a store")
+        .with_objects(Arc::new(objects))
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,7 +17,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::process::output_of;
-use super::{Process, free_port, installed, run_folder};
+use super::{Process, free_port, installed, run_folder, shared};
 use crate::wait;
 
 const START_MAX: Duration = Duration::from_secs(90);
@@ -45,8 +46,22 @@ pub struct Message {
 }
 
 impl Kafka {
+    /// The broker of this test process, with the topics that all workers share.
+    ///
+    /// # Panics
+    /// If it cannot be installed or started.
+    pub fn shared() -> &'static Kafka {
+        static SHARED: OnceLock<Kafka> = OnceLock::new();
+        shared(&SHARED, || {
+            let kafka = Kafka::start()?;
+            kafka.create_topics(&["bitnet.jobs"], 1, &[("cleanup.policy", "compact")])?;
+            kafka.create_topics(&["bitnet.job-events", "bitnet.dead-letters"], 1, &[])?;
+            Ok(kafka)
+        })
+    }
+
     /// Starts a broker with no topics.
-    pub fn start() -> Result<Kafka> {
+    fn start() -> Result<Kafka> {
         let folder = run_folder("kafka")?;
         let (port, controller_port) = (free_port()?, free_port()?);
         let properties = PROPERTIES

@@ -26,34 +26,12 @@ pub use slow_link::SlowLink;
 /// Run folders that are kept for reading logs after their test process has ended.
 const RUNS_KEPT: usize = 8;
 
-/// The servers that all tests of one process share.
-#[derive(Debug)]
-pub struct Stack {
-    /// The broker.
-    pub kafka: Kafka,
-    /// The object store.
-    pub s3: S3,
-}
-
-impl Stack {
-    /// The servers of this process, started by the first caller.
-    ///
-    /// # Panics
-    /// If they cannot be installed or started: a test that needs them must fail.
-    pub fn shared() -> &'static Stack {
-        static SHARED: OnceLock<Stack> = OnceLock::new();
-        SHARED.get_or_init(|| Stack::start().unwrap_or_else(|error| panic!("no broker or object store: {error:#}")))
-    }
-
-    fn start() -> Result<Stack> {
-        let kafka = Kafka::start()?;
-        kafka.create_topics(&["bitnet.jobs"], 1, &[("cleanup.policy", "compact")])?;
-        kafka.create_topics(&["bitnet.job-events", "bitnet.dead-letters"], 1, &[])?;
-        Ok(Stack {
-            kafka,
-            s3: S3::start()?,
-        })
-    }
+/// The value that all tests of one process share, made by the first caller.
+///
+/// # Panics
+/// If it cannot be made: a test that needs a server must fail without it.
+fn shared<T>(cell: &'static OnceLock<T>, start: fn() -> Result<T>) -> &'static T {
+    cell.get_or_init(|| start().unwrap_or_else(|error| panic!("{error:#}")))
 }
 
 /// The repository.

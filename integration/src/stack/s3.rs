@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Process, free_port, installed, run_folder};
+use super::{Process, free_port, installed, run_folder, shared};
 
 const START_MAX: Duration = Duration::from_secs(30);
 const ACCESS_KEY: &str = "integration";
@@ -33,8 +34,17 @@ pub struct Bucket {
 }
 
 impl S3 {
+    /// The server of this test process.
+    ///
+    /// # Panics
+    /// If it cannot be installed or started.
+    pub fn shared() -> &'static S3 {
+        static SHARED: OnceLock<S3> = OnceLock::new();
+        shared(&SHARED, S3::start)
+    }
+
     /// Starts a server with no buckets.
-    pub fn start() -> Result<S3> {
+    fn start() -> Result<S3> {
         let folder = run_folder("s3")?;
         let data = folder.join("data");
         fs::create_dir(&data)?;
