@@ -26,6 +26,8 @@ from transformers.integrations.bitnet import BitLinear
 import chat_templates
 import tiny_models
 
+transformers.utils.logging.disable_progress_bar()
+
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "engine/tests/golden"
 DEMO_MODEL = ROOT / "pipeline/demo/model/debian-sections"
