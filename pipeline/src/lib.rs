@@ -11,5 +11,6 @@ pub mod intent;
 pub mod tables;
 pub mod committer;
 pub mod kafka;
+pub mod jobs;
 pub mod telemetry;
 pub mod cli;

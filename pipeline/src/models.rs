@@ -3,15 +3,20 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
 
 use engine::{LoadError, LoadOptions, Model};
 
-use crate::settings::ModelsSettings;
+use crate::settings::{ModelsSettings, Settings};
 
 /// Name of the model that is part of the binary.
 pub const BUNDLED: &str = "debian-sections";
+
+/// Positions in one block of the KV cache.
+const KV_BLOCK_LEN: usize = 16;
 
 const BUNDLED_FILES: [(&str, &[u8]); 5] = [
     (
@@ -124,6 +129,23 @@ impl Models {
     }
 }
 
+/// The engine's bounds by the settings, for `jobs_max` requests held at once.
+pub fn engine_settings(settings: &Settings, jobs_max: usize) -> engine::EngineSettings {
+    let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+    engine::EngineSettings {
+        tokens_per_step_max: settings.engine.tokens_per_step_max.get(),
+        sequences_max: settings.engine.sequences_max.get(),
+        kv_bytes_max: settings.engine.kv_bytes_max.get(),
+        block_len: KV_BLOCK_LEN,
+        threads: if settings.worker.threads == 0 {
+            cores
+        } else {
+            settings.worker.threads
+        },
+        jobs_max,
+    }
+}
+
 /// Loads the folder of one model.
 pub fn load(name: &str, folder: &Path) -> Result<Arc<Model>, ModelsError> {
     Model::load(folder, &LoadOptions::default())
@@ -185,6 +207,14 @@ mod tests {
     }
 
     #[test]
+    fn bundled_model_is_loaded_once() {
+        let models = Models::open(&ModelsSettings { dir: None }).unwrap();
+        let first = models.get(BUNDLED).unwrap();
+        assert!(Arc::ptr_eq(&first, &models.get(BUNDLED).unwrap()));
+        assert_eq!(first.digest().len(), 64);
+    }
+
+    #[test]
     fn each_subfolder_is_a_model_and_a_file_is_none() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("b")).unwrap();
@@ -196,6 +226,7 @@ mod tests {
         })
         .unwrap();
         assert_eq!(models.names().collect::<Vec<_>>(), ["a", "b"]);
+        assert!(matches!(models.get("a"), Err(ModelsError::Load { .. })));
     }
 
     #[test]

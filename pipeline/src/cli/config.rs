@@ -8,7 +8,7 @@ use super::failure::{Exit, Failure};
 use crate::models::Models;
 use crate::settings::Settings;
 
-/// What to do with the settings.
+/// Check or print the settings in force
 #[derive(Debug, Subcommand)]
 pub enum Config {
     /// Exit 0 if the settings can be used, 2 with a reason if not

@@ -4,9 +4,6 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 
-use crate::models::ModelsError;
-use crate::settings::SettingsError;
-
 /// The documented exit codes other than 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -90,34 +87,6 @@ impl Failure {
             let _ = write!(text, "\nhelp: {remedy}");
         }
         text
-    }
-}
-
-impl From<SettingsError> for Failure {
-    fn from(error: SettingsError) -> Failure {
-        let remedy = error.remedy();
-        Failure::new(Exit::Usage, error).help(remedy)
-    }
-}
-
-impl From<ModelsError> for Failure {
-    fn from(error: ModelsError) -> Failure {
-        let (exit, remedy) = match &error {
-            ModelsError::Dir { .. } => (Exit::Usage, "point models.dir at a folder whose subfolders are models"),
-            ModelsError::Unknown { .. } => (
-                Exit::Usage,
-                "name one of them, or put the model's folder into models.dir",
-            ),
-            ModelsError::Load { .. } => (
-                Exit::BadInput,
-                "fetch the model's files again; nothing of it was loaded",
-            ),
-            ModelsError::Unpack { .. } => (
-                Exit::Internal,
-                "the bundled model is written to TMPDIR for a moment; make room there",
-            ),
-        };
-        Failure::new(exit, error).help(remedy)
     }
 }
 

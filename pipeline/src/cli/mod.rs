@@ -3,11 +3,17 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::settings::Settings;
 use crate::telemetry::{self, Audience};
 
 pub mod failure;
+mod causes;
+mod partial;
+pub mod submit;
+pub mod jobs;
+pub mod run_batch;
 pub mod config;
 
 pub use failure::{Exit, Failure};
@@ -41,7 +47,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check or print the settings in force
+    Submit(submit::Submit),
+    #[command(subcommand)]
+    Jobs(jobs::Jobs),
+    RunBatch(run_batch::RunBatch),
     #[command(subcommand)]
     Config(config::Config),
 }
@@ -49,7 +58,7 @@ enum Command {
 impl Command {
     fn audience(&self) -> Audience {
         match self {
-            Command::Config(_) => Audience::Person,
+            Command::Submit(_) | Command::Jobs(_) | Command::RunBatch(_) | Command::Config(_) => Audience::Person,
         }
     }
 }
@@ -61,8 +70,30 @@ impl Cli {
             Failure::new(Exit::Usage, problem).help("write level or target=level, comma-separated")
         })?;
         let settings = Settings::load(self.config.as_deref())?;
-        match self.command {
-            Command::Config(command) => command.run(&settings),
+        let command = async {
+            match self.command {
+                Command::Submit(command) => command.run(&settings).await,
+                Command::Jobs(command) => command.run(&settings).await,
+                Command::RunBatch(command) => command.run(&settings).await,
+                Command::Config(command) => command.run(&settings),
+            }
+        };
+        tokio::select! {
+            result = command => result,
+            stopped = stop_signal() => Err(stopped),
         }
+    }
+}
+
+/// Ends with the first Ctrl-C or SIGTERM.
+async fn stop_signal() -> Failure {
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (mut interrupt, mut terminate) = match (interrupt, terminate) {
+        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
+        (Err(error), _) | (_, Err(error)) => return Failure::new(Exit::Internal, error),
+    };
+    tokio::select! {
+        _ = interrupt.recv() => Failure::new(Exit::Interrupted, "stopped by Ctrl-C"),
+        _ = terminate.recv() => Failure::new(Exit::Terminated, "stopped by SIGTERM"),
     }
 }
