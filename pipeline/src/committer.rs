@@ -180,12 +180,8 @@ impl Committer {
     ///
     /// To be called when a partition is assigned, before its first chunk.
     pub async fn recover(&self, partition: &PartitionId) -> Result<Recovered, CommitError> {
-        let results = self.tables.watermark(Table::Results, partition).await?.unwrap_or(0);
-        let billing = self
-            .tables
-            .watermark(Table::BillingEvents, partition)
-            .await?
-            .unwrap_or(0);
+        let results = self.tables.watermark(Table::Results, partition).await?;
+        let billing = self.tables.watermark(Table::BillingEvents, partition).await?;
         let checkpoint = self.intents.seen(partition).await?;
         let start = results.min(billing).min(checkpoint.to);
         let chain: Vec<_> = self

@@ -5,15 +5,16 @@
 //! partition's *watermark*. A commit is put-if-absent of the next log entry, on top of a snapshot whose
 //! watermarks were checked, so no range of offsets enters a table twice.
 //!
-//! In reading order: this file opens tables and reads watermarks, `create` makes a table, `commit` adds
-//! files to it, `scan` reads rows back.
+//! In reading order: this file opens tables, `create` makes one, `watermarks` knows how far each partition
+//! is, `commit` adds files, `scan` reads rows back.
 
 mod create;
+mod watermarks;
 mod commit;
 mod scan;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use delta_kernel::snapshot::CheckpointWriteResult;
 use delta_kernel::{KernelError, KernelResult, Snapshot, SnapshotRef};
@@ -26,6 +27,7 @@ use url::Url;
 pub use commit::Stuck;
 pub use scan::{Equals, TableFile};
 
+use self::watermarks::Watermarks;
 use crate::chunk::PartitionId;
 use crate::sink::Table;
 use crate::store::{self, Store};
@@ -106,6 +108,7 @@ struct DeltaTable {
     /// The newest snapshot seen here; the next one is built on top of it.
     latest: Arc<Mutex<Option<SnapshotRef>>>,
     commits_since_checkpoint: Arc<AtomicU64>,
+    watermarks: Arc<Mutex<Watermarks>>,
 }
 
 impl Tables {
@@ -159,6 +162,7 @@ impl Tables {
                 engine,
                 latest: Arc::default(),
                 commits_since_checkpoint: Arc::default(),
+                watermarks: Arc::default(),
             })
         };
         Ok(Tables {
@@ -172,13 +176,13 @@ impl Tables {
         &self.table(table).url
     }
 
-    /// The offset up to which the partition's rows are in the table; none if no commit names it.
-    pub async fn watermark(&self, table: Table, partition: &PartitionId) -> Result<Option<i64>, TableError> {
-        let table = self.table(table);
+    /// The offset up to which the partition's rows are in the table; 0 if it has none.
+    pub async fn watermark(&self, table: Table, partition: &PartitionId) -> Result<i64, TableError> {
+        let table = self.table(table).clone();
         let snapshot = table.snapshot().await?;
-        let app_id = app_id(partition);
+        let (partition, watermarks) = (partition.clone(), table.watermarks.clone());
         table
-            .run(move |engine| snapshot.get_app_id_version(&app_id, engine))
+            .run(move |engine| lock(&watermarks).at(&snapshot, engine, &partition))
             .await
     }
 
@@ -212,7 +216,7 @@ impl Tables {
 impl DeltaTable {
     /// The table as it is now.
     async fn snapshot(&self) -> Result<SnapshotRef, TableError> {
-        let known = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = lock(&self.latest).clone();
         let url = self.url.clone();
         let built = self.run(move |engine| match known {
             Some(known) => Snapshot::builder_from(known).build(engine),
@@ -229,7 +233,7 @@ impl DeltaTable {
     }
 
     fn remember(&self, snapshot: SnapshotRef) {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = lock(&self.latest);
         if latest
             .as_ref()
             .is_none_or(|known| known.version() <= snapshot.version())
@@ -255,6 +259,11 @@ impl DeltaTable {
             source: Box::new(source),
         }
     }
+}
+
+/// What the lock guards stays whole if a holder panics: it is replaced, or checked against a version.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Names the partition in `txn` actions.

@@ -14,7 +14,7 @@ use delta_kernel::schema::SchemaRef;
 use delta_kernel::transaction::{CommitResult, UpdateTableOperation};
 use delta_kernel::{Engine, EngineData, KernelError, KernelResult, SnapshotRef};
 
-use super::{DeltaTable, KernelEngine, TableError, Tables, app_id};
+use super::{DeltaTable, KernelEngine, TableError, Tables, app_id, lock};
 use crate::chunk::PartitionId;
 use crate::intent::Intent;
 use crate::sink::{StagedFile, Table};
@@ -84,14 +84,15 @@ impl DeltaTable {
         let snapshot = self.snapshot().await?;
         let table = self.clone();
         self.run(move |engine| {
-            let missing = missing(table.table, &snapshot, engine, &intents)?;
+            let missing = table.missing(&snapshot, engine, &intents)?;
             if missing.watermarks.is_empty() {
                 return Ok(Attempt::Done(missing.stuck));
             }
-            match commit(engine, snapshot, table.table, missing.watermarks, &missing.files)? {
+            match commit(engine, snapshot, table.table, &missing)? {
                 CommitResult::Committed(committed) => {
                     let since = committed.post_commit_stats().commits_since_checkpoint;
                     table.commits_since_checkpoint.store(since, Ordering::Relaxed);
+                    lock(&table.watermarks).committed(committed.commit_version(), &missing.watermarks);
                     if let Some(snapshot) = committed.post_commit_snapshot() {
                         table.remember(snapshot.clone());
                     }
@@ -103,60 +104,48 @@ impl DeltaTable {
         })
         .await
     }
-}
 
-/// Compares the intents with the snapshot's watermarks. The kernel would accept any watermark, so the
-/// check that each range starts exactly where the last ended is ours.
-fn missing(
-    table: Table,
-    snapshot: &SnapshotRef,
-    engine: &KernelEngine,
-    intents: &[Arc<Intent>],
-) -> KernelResult<Missing> {
-    let mut missing = Missing::default();
-    let mut reached: HashMap<&PartitionId, i64> = HashMap::new();
-    for intent in intents {
-        let watermark = match reached.get(&intent.partition) {
-            Some(&watermark) => watermark,
-            None => snapshot
-                .get_app_id_version(&app_id(&intent.partition), engine)?
-                .unwrap_or(0),
-        };
-        reached.insert(&intent.partition, watermark);
-        if watermark >= intent.to {
-            continue;
+    /// Compares the intents with the snapshot's watermarks. The kernel would accept any watermark, so
+    /// the check that each range starts exactly where the last ended is ours.
+    fn missing(&self, snapshot: &SnapshotRef, engine: &KernelEngine, intents: &[Arc<Intent>]) -> KernelResult<Missing> {
+        let mut watermarks = lock(&self.watermarks);
+        let mut missing = Missing::default();
+        let mut reached: HashMap<&PartitionId, i64> = HashMap::new();
+        for intent in intents {
+            let watermark = match reached.get(&intent.partition) {
+                Some(&watermark) => watermark,
+                None => watermarks.at(snapshot, engine, &intent.partition)?,
+            };
+            reached.insert(&intent.partition, watermark);
+            if watermark >= intent.to {
+                continue;
+            }
+            if watermark != intent.from {
+                let partition = intent.partition.clone();
+                missing.stuck.push(Stuck {
+                    partition,
+                    watermark,
+                    from: intent.from,
+                });
+                continue;
+            }
+            reached.insert(&intent.partition, intent.to);
+            missing.watermarks.insert(intent.partition.clone(), intent.to);
+            missing.files.extend_from_slice(intent.files.of(self.table));
         }
-        if watermark != intent.from {
-            let partition = intent.partition.clone();
-            missing.stuck.push(Stuck {
-                partition,
-                watermark,
-                from: intent.from,
-            });
-            continue;
-        }
-        reached.insert(&intent.partition, intent.to);
-        missing.watermarks.insert(intent.partition.clone(), intent.to);
-        missing.files.extend_from_slice(intent.files.of(table));
+        Ok(missing)
     }
-    Ok(missing)
 }
 
-fn commit(
-    engine: &KernelEngine,
-    snapshot: SnapshotRef,
-    table: Table,
-    watermarks: BTreeMap<PartitionId, i64>,
-    files: &[StagedFile],
-) -> KernelResult<CommitResult> {
+fn commit(engine: &KernelEngine, snapshot: SnapshotRef, table: Table, missing: &Missing) -> KernelResult<CommitResult> {
     let mut builder = snapshot.update_table(UpdateTableOperation::StreamingUpdate, ENGINE_INFO, true);
-    for (partition, to) in watermarks {
-        builder = builder.with_transaction_id(app_id(&partition), to);
+    for (partition, &to) in &missing.watermarks {
+        builder = builder.with_transaction_id(app_id(partition), to);
     }
     let mut transaction = builder.build(engine, Box::new(FileSystemCommitter::new()))?;
-    if !files.is_empty() {
+    if !missing.files.is_empty() {
         let stats_schema = transaction.stats_schema()?;
-        transaction.add_files(add_actions(engine, table, files, stats_schema)?);
+        transaction.add_files(add_actions(engine, table, &missing.files, stats_schema)?);
     }
     transaction.commit(engine)
 }

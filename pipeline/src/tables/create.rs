@@ -8,6 +8,7 @@ use arrow::datatypes::Schema;
 use delta_kernel::KernelError;
 use delta_kernel::engine::arrow_conversion::TryFromArrow;
 use delta_kernel::schema::StructType;
+use futures::TryStreamExt;
 use object_store::PutMode;
 use object_store::path::Path;
 use serde_json::json;
@@ -18,13 +19,32 @@ use crate::sink::Table;
 
 /// Opens the table, or makes it first. A table that stands there already must have our columns.
 pub(super) async fn create_if_missing(table: &DeltaTable) -> Result<(), TableError> {
-    let snapshot = match table.snapshot().await {
-        Err(TableError::Missing { .. }) => {
-            put_first_entry(table).await?;
-            table.snapshot().await?
+    let root = Path::from_url_path(table.url.path()).map_err(|e| table.failed(e.into()))?;
+    let log = root.join("_delta_log");
+    let store_failed = |source| table.failed(KernelError::ObjectStore(source));
+    // Any entry will do: the first ones may have been cleaned away behind a checkpoint.
+    if table
+        .store
+        .objects()
+        .list(Some(&log))
+        .try_next()
+        .await
+        .map_err(store_failed)?
+        .is_none()
+    {
+        let entry = first_entry(table.table, &delta_schema(table)?).map_err(|e| table.failed(e))?;
+        let path = log.join("00000000000000000000.json");
+        match table
+            .store
+            .objects()
+            .put_opts(&path, entry.into(), PutMode::Create.into())
+            .await
+        {
+            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
+            Err(source) => return Err(store_failed(source)),
         }
-        other => other?,
-    };
+    }
+    let snapshot = table.snapshot().await?;
     let ours = delta_schema(table)?;
     let theirs = snapshot.schema();
     for field in ours.fields() {
@@ -47,21 +67,6 @@ pub(super) async fn create_if_missing(table: &DeltaTable) -> Result<(), TableErr
         });
     }
     Ok(())
-}
-
-async fn put_first_entry(table: &DeltaTable) -> Result<(), TableError> {
-    let entry = first_entry(table.table, &delta_schema(table)?).map_err(|e| table.failed(e))?;
-    let path = Path::from_url_path(table.url.path()).map_err(|e| table.failed(e.into()))?;
-    let path = path.join("_delta_log").join("00000000000000000000.json");
-    match table
-        .store
-        .objects()
-        .put_opts(&path, entry.into(), PutMode::Create.into())
-        .await
-    {
-        Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
-        Err(source) => Err(table.failed(KernelError::ObjectStore(source))),
-    }
 }
 
 fn delta_schema(table: &DeltaTable) -> Result<StructType, TableError> {

@@ -14,7 +14,7 @@ use delta_kernel::expressions::{ColumnName, Expression, Predicate};
 use delta_kernel::scan::state::ScanFile;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
-use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
@@ -28,6 +28,10 @@ use crate::sink::Table;
 
 /// Rows in one batch read.
 const BATCH_ROWS: usize = 8_192;
+/// Files opened ahead of the one being read.
+const FILES_AHEAD: usize = 8;
+/// Files up to this size are fetched whole: one request, where footer and columns would take three.
+const WHOLE_BYTES_MAX: u64 = 1 << 20;
 
 /// Keeps the rows whose text column, or partition column, has this value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,11 +121,11 @@ impl Tables {
         let filter = filter
             .filter(|filter| filter.column != table.table.partition_column())
             .cloned();
-        let opened = stream::iter(files).then(move |file| {
+        let opened = stream::iter(files).map(move |file| {
             let (table, schema, filter) = (table.clone(), schema.clone(), filter.clone());
             async move { table.read(file, schema, filter).await }
         });
-        Ok(opened.try_flatten().boxed())
+        Ok(opened.buffered(FILES_AHEAD).try_flatten().boxed())
     }
 }
 
@@ -158,11 +162,9 @@ impl DeltaTable {
             .join(&file.path)
             .map_err(|e| failed(ParquetError::External(e.into())))?;
         let path = Path::from_url_path(url.path()).map_err(|e| failed(ParquetError::External(e.into())))?;
-        let reader = ObjectReader {
-            objects: self.store.objects().clone(),
-            path,
-            size: file.size,
-        };
+        let reader = ObjectReader::open(self.store.objects().clone(), path, file.size)
+            .await
+            .map_err(&failed)?;
         let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&failed)?;
         let wanted = schema.fields().iter().map(|field| field.name().as_str());
         let wanted: Vec<&str> = wanted
@@ -219,15 +221,45 @@ struct ObjectReader {
     objects: Arc<dyn ObjectStore>,
     path: Path,
     size: u64,
+    /// All of it, if it is small.
+    whole: Option<Bytes>,
+}
+
+impl ObjectReader {
+    async fn open(objects: Arc<dyn ObjectStore>, path: Path, size: u64) -> Result<ObjectReader, ParquetError> {
+        let whole = if size <= WHOLE_BYTES_MAX {
+            Some(objects.get_range(&path, 0..size).await.map_err(external)?)
+        } else {
+            None
+        };
+        Ok(ObjectReader {
+            objects,
+            path,
+            size,
+            whole,
+        })
+    }
+
+    async fn ranges(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>, ParquetError> {
+        let Some(whole) = &self.whole else {
+            return self.objects.get_ranges(&self.path, &ranges).await.map_err(external);
+        };
+        let part = |Range { start, end }: Range<u64>| {
+            let inside = start <= end && end <= whole.len() as u64;
+            inside.then(|| whole.slice(start as usize..end as usize))
+        };
+        let parts: Option<Vec<Bytes>> = ranges.into_iter().map(part).collect();
+        parts.ok_or_else(|| ParquetError::EOF(format!("{} is shorter than its log entry or footer says", self.path)))
+    }
 }
 
 impl AsyncFileReader for ObjectReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
-        self.objects.get_range(&self.path, range).map_err(external).boxed()
+        async move { Ok(self.ranges(vec![range]).await?.swap_remove(0)) }.boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
-        async move { self.objects.get_ranges(&self.path, &ranges).await.map_err(external) }.boxed()
+        self.ranges(ranges).boxed()
     }
 
     fn get_metadata<'a>(
