@@ -1,17 +1,25 @@
-//! Activations as int8, one scale per token.
+//! Activations as int8, one scale per token, in the order that the kernels read them.
 //!
 //! `scale = 127 / max(|x|, 1e-5)`, `q = clamp(round(x * scale), −128, 127)`, halves to even: BitNet b1.58's
 //! activation quantization (Wang et al. 2023, arXiv 2310.11453; `ActQuant` in transformers).
+//!
+//! Tokens are grouped in panels of up to twelve. A panel is a run of words, each four columns of one token, and the
+//! words of its tokens take turns: `panel[c * width + t]` holds columns 4c to 4c + 3 of its token t. So a register
+//! tile over a panel reads one stream from front to back.
 
 use rayon::prelude::*;
 
 use crate::Kernel;
 use crate::cpu::Pass;
 use crate::float::lanes::{LANES, max_abs_bits};
-use crate::memory::{LINE_LEN, Line};
+use crate::ternary::LINE_COLS;
 
 /// The smallest absmax: an all-zero token still has a finite scale.
 const ABSMAX_MIN: f32 = 1e-5;
+/// The most tokens of a panel, what the registers of the widest kernel take.
+pub(crate) const PANEL_TOKENS_MAX: usize = 12;
+/// Values that are quantized at a time.
+const CHUNK_LEN: usize = LANES * LINE_COLS;
 /// Values below which a second thread costs more than it saves.
 const PARALLEL_MIN: usize = 1 << 15;
 
@@ -20,15 +28,25 @@ const PARALLEL_MIN: usize = 1 << 15;
 pub struct Activations {
     tokens: usize,
     cols: usize,
-    lines: Vec<Line<i8>>, // [tokens, lines in a row], zero behind the last column
-    notes: Vec<Note>,
+    words: Vec<i32>, // panels one after another, zero behind the last column
+    steps: Vec<f32>,
+    sums: Vec<i32>,
 }
 
-/// What is known of one token.
-#[derive(Clone, Copy, Debug, Default)]
-struct Note {
-    step: f32,
-    sum: i32,
+/// Up to [`PANEL_TOKENS_MAX`] tokens.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel<'a> {
+    /// `[words of a token, width]`.
+    pub(crate) words: &'a [i32],
+    /// The sum of each token's values, `[width]`.
+    pub(crate) sums: &'a [i32],
+}
+
+impl Panel<'_> {
+    /// Its tokens.
+    pub(crate) fn width(&self) -> usize {
+        self.sums.len()
+    }
 }
 
 impl Activations {
@@ -47,17 +65,28 @@ impl Activations {
         let tokens = x.len().checked_div(cols).unwrap_or(0);
         assert_eq!(tokens * cols, x.len(), "activations are not whole rows of {cols}");
         (self.tokens, self.cols) = (tokens, cols);
-        let row_lines = cols.div_ceil(LINE_LEN);
-        self.lines.resize(tokens * row_lines, Line([0; LINE_LEN]));
-        self.notes.resize(tokens, Note::default());
-        let tokens_min = PARALLEL_MIN.div_ceil(cols.max(1));
-        let rows = self
-            .lines
-            .par_chunks_mut(row_lines.max(1))
-            .zip(&mut self.notes)
-            .zip(x.par_chunks(cols.max(1)));
-        rows.with_min_len(tokens_min)
-            .for_each(|((out, note), x)| *note = kernel.run(Quantize { x, out }));
+        self.words.resize(tokens * self.words_per_token(), 0);
+        self.steps.resize(tokens, 0.0);
+        self.sums.resize(tokens, 0);
+        if x.is_empty() {
+            return;
+        }
+        let width = self.panel_width();
+        let words = self.words.par_chunks_mut(width * cols.div_ceil(LINE_COLS));
+        let notes = self.steps.par_chunks_mut(width).zip(self.sums.par_chunks_mut(width));
+        let panels = x.par_chunks(width * cols).zip(words).zip(notes);
+        panels
+            .with_min_len(PARALLEL_MIN.div_ceil(width * cols))
+            .for_each(|((x, words), (steps, sums))| {
+                for (token, x) in x.chunks_exact(cols).enumerate() {
+                    let width = steps.len();
+                    (steps[token], sums[token]) = kernel.run(Quantize {
+                        x,
+                        words: &mut words[token..],
+                        width,
+                    });
+                }
+            });
     }
 
     /// Tokens, the rows.
@@ -71,71 +100,99 @@ impl Activations {
     }
 
     /// The int8 values of one token.
-    pub fn row(&self, token: usize) -> &[i8] {
-        let row_lines = self.cols.div_ceil(LINE_LEN);
-        &Line::values(&self.lines[token * row_lines..(token + 1) * row_lines])[..self.cols]
+    pub fn values(&self, token: usize) -> impl Iterator<Item = i8> {
+        let Panel { words, sums } = self.panel(token / self.panel_width());
+        let words = words[token % self.panel_width()..].iter().step_by(sums.len());
+        words
+            .flat_map(|word| word.to_ne_bytes())
+            .map(|byte| byte as i8)
+            .take(self.cols)
     }
 
     /// What one unit of a token's int8 values stands for: `1 / scale`.
     pub fn step(&self, token: usize) -> f32 {
-        self.notes[token].step
+        self.steps[token]
     }
 
     /// The sum of a token's int8 values.
     pub fn sum(&self, token: usize) -> i32 {
-        self.notes[token].sum
+        self.sums[token]
     }
 
-    /// Activations of these values, for tests of values that the quantizer never makes.
-    #[cfg(test)]
-    pub(crate) fn from_values(values: &[i8], cols: usize) -> Self {
-        let mut activations = Activations::new();
-        activations.quantize(Kernel::Scalar, &vec![0.0; values.len()], cols);
-        let lines = activations.lines.chunks_mut(cols.div_ceil(LINE_LEN));
-        for ((lines, note), values) in lines.zip(&mut activations.notes).zip(values.chunks(cols)) {
-            for (line, values) in lines.iter_mut().zip(values.chunks(LINE_LEN)) {
-                line.0[..values.len()].copy_from_slice(values);
-            }
-            note.sum = values.iter().map(|&q| i32::from(q)).sum();
+    /// Tokens of every panel but the last: as even as panels of one width can be.
+    pub(crate) fn panel_width(&self) -> usize {
+        self.tokens
+            .div_ceil(self.tokens.div_ceil(PANEL_TOKENS_MAX).max(1))
+            .max(1)
+    }
+
+    /// Panels.
+    pub(crate) fn panels(&self) -> usize {
+        self.tokens.div_ceil(self.panel_width())
+    }
+
+    /// One of the panels.
+    pub(crate) fn panel(&self, panel: usize) -> Panel<'_> {
+        let from = panel * self.panel_width();
+        let to = self.tokens.min(from + self.panel_width());
+        let words = self.words_per_token();
+        Panel {
+            words: &self.words[from * words..to * words],
+            sums: &self.sums[from..to],
         }
+    }
+
+    /// Activations of one value, for tests with −128, which the quantizer never makes.
+    #[cfg(test)]
+    pub(crate) fn uniform(value: i8, tokens: usize, cols: usize) -> Self {
+        let mut activations = Activations::new();
+        activations.quantize(Kernel::Scalar, &vec![127.0; tokens * cols], cols);
+        for word in &mut activations.words {
+            *word = i32::from_ne_bytes(word.to_ne_bytes().map(|byte| if byte == 127 { value as u8 } else { 0 }));
+        }
+        activations.sums.fill(i32::from(value) * cols as i32);
         activations
     }
 
-    /// A token's values with the zeros that fill its last line, four in a word, in memory order.
-    pub(crate) fn words(&self, token: usize) -> &[i32] {
-        let row_lines = self.cols.div_ceil(LINE_LEN);
-        Line::words(&self.lines[token * row_lines..(token + 1) * row_lines])
+    fn words_per_token(&self) -> usize {
+        self.cols.div_ceil(LINE_COLS)
     }
 }
 
-/// Quantizes one token.
+/// Quantizes one token into every `width`th word; returns its step and its sum.
 struct Quantize<'a> {
     x: &'a [f32],
-    out: &'a mut [Line<i8>],
+    words: &'a mut [i32],
+    width: usize,
 }
 
 impl Pass for Quantize<'_> {
-    type Output = Note;
+    type Output = (f32, i32);
 
     #[inline(always)]
-    fn run(self) -> Note {
+    fn run(self) -> (f32, i32) {
         let absmax = f32::from_bits(max_abs_bits(self.x));
         let scale = 127.0 / if absmax < ABSMAX_MIN { ABSMAX_MIN } else { absmax };
-        let mut sums = [0i32; LANES];
-        for (line, x) in self.out.iter_mut().zip(self.x.chunks(LINE_LEN)) {
-            let mut padded = [0.0; LINE_LEN];
-            padded[..x.len()].copy_from_slice(x);
-            for (i, (q, x)) in line.0.iter_mut().zip(padded).enumerate() {
-                let rounded = (x * scale).round_ties_even() as i32;
-                let clamped = rounded.clamp(-128, 127);
-                sums[i % LANES] += clamped;
-                *q = clamped as i8;
+        let mut words = self.words.iter_mut().step_by(self.width);
+        let mut sums = [0i32; CHUNK_LEN];
+        for x in self.x.chunks(CHUNK_LEN) {
+            let mut chunk = [0.0; CHUNK_LEN];
+            chunk[..x.len()].copy_from_slice(x);
+            let mut values = [0i8; CHUNK_LEN];
+            for i in 0..CHUNK_LEN {
+                let clamped = ((chunk[i] * scale).round_ties_even() as i32).clamp(-128, 127);
+                sums[i] += clamped;
+                values[i] = clamped as i8;
+            }
+            for (word, four) in words
+                .by_ref()
+                .zip(values.as_chunks::<LINE_COLS>().0)
+                .take(x.len().div_ceil(LINE_COLS))
+            {
+                *word = i32::from_ne_bytes(four.map(|value| value as u8));
             }
         }
-        Note {
-            step: 1.0 / scale,
-            sum: sums.iter().sum(),
-        }
+        (1.0 / scale, sums.iter().sum())
     }
 }
 
@@ -147,7 +204,7 @@ mod tests {
         for kernel in Kernel::available() {
             let mut activations = Activations::new();
             activations.quantize(kernel, x, x.len());
-            assert_eq!(activations.row(0), expected, "{kernel}");
+            assert!(activations.values(0).eq(expected.iter().copied()), "{kernel}");
             assert_eq!(
                 activations.sum(0),
                 expected.iter().map(|&q| i32::from(q)).sum::<i32>(),
@@ -181,14 +238,41 @@ mod tests {
     }
 
     #[test]
-    fn refilling_leaves_no_old_values_behind_the_last_column() {
+    fn panels_hold_every_token_and_refilling_leaves_nothing_old() {
         let mut activations = Activations::new();
-        activations.quantize(Kernel::Scalar, &[1.0; 128], 64);
-        activations.quantize(Kernel::Scalar, &[1.0; 6], 3);
-        assert_eq!((activations.tokens(), activations.row(1)), (2, &[127i8; 3][..]));
-        let [first, rest @ ..] = activations.words(1) else {
-            panic!("one line")
-        };
-        assert_eq!((first.to_ne_bytes(), rest), ([127, 127, 127, 0], &[0; 15][..]));
+        for (tokens, cols) in [(64, 70), (1, 3), (13, 9), (12, 64), (25, 5), (2, 1)] {
+            let x: Vec<f32> = (0..tokens * cols)
+                .map(|i| {
+                    if i % cols == 0 {
+                        127.0
+                    } else {
+                        (i * 11 % 200) as f32 - 100.0
+                    }
+                })
+                .collect();
+            activations.quantize(Kernel::best(), &x, cols);
+            let widths: Vec<usize> = (0..activations.panels())
+                .map(|panel| activations.panel(panel).width())
+                .collect();
+            assert!(widths.iter().sum::<usize>() == tokens && widths.iter().all(|&width| width <= PANEL_TOKENS_MAX));
+            for (token, x) in x.chunks(cols).enumerate() {
+                assert!(
+                    activations.values(token).eq(x.iter().map(|&x| x as i8)),
+                    "{token} of {tokens} x {cols}"
+                );
+                assert_eq!(activations.sum(token), x.iter().sum::<f32>() as i32);
+            }
+            let bytes: i32 = activations
+                .words
+                .iter()
+                .flat_map(|word| word.to_ne_bytes())
+                .map(|byte| i32::from(byte as i8))
+                .sum();
+            assert_eq!(
+                bytes,
+                activations.sums.iter().sum::<i32>(),
+                "what fills the last word is not zero"
+            );
+        }
     }
 }

@@ -5,24 +5,10 @@ use std::marker::PhantomData;
 /// Bytes in a cache line, and in the widest vector.
 pub(crate) const LINE_LEN: usize = 64;
 
-/// One aligned cache line of bytes or of int8 values.
+/// One aligned cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(crate) struct Line<T>(pub(crate) [T; LINE_LEN]);
-
-impl Line<i8> {
-    /// The values of all lines.
-    pub(crate) fn values(lines: &[Line<i8>]) -> &[i8] {
-        // SAFETY: a `Line` is `repr(C)` over 64 values of one byte, and alignment 64 adds no padding.
-        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE_LEN) }
-    }
-
-    /// The values of all lines, four in a word, in memory order.
-    pub(crate) fn words(lines: &[Line<i8>]) -> &[i32] {
-        // SAFETY: as above; a line is aligned for words, and any four bytes are one.
-        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE_LEN / size_of::<i32>()) }
-    }
-}
+pub(crate) struct Line(pub(crate) [u8; LINE_LEN]);
 
 /// A matrix `[rows, cols]` of which each thread fills its own columns.
 ///

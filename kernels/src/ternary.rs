@@ -34,7 +34,7 @@ pub struct TernaryMatrix {
     rows: usize,
     cols: usize,
     factor: f32,
-    lines: Vec<Line<u8>>, // [tiles, lines in a tile]
+    lines: Vec<Line>, // [tiles, lines in a tile]
 }
 
 /// Fills a [`TernaryMatrix`] from row 0 on, so that a loader never holds the matrix unpacked.
@@ -157,7 +157,7 @@ impl TernaryMatrix {
     }
 
     /// The lines of one tile.
-    pub(crate) fn tile(&self, tile: usize) -> &[Line<u8>] {
+    pub(crate) fn tile(&self, tile: usize) -> &[Line] {
         let lines = self.cols.div_ceil(LINE_COLS);
         &self.lines[tile * lines..(tile + 1) * lines]
     }

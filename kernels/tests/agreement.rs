@@ -128,16 +128,14 @@ const PASSES: [(&str, FloatPass); 9] = [
     ("quantize", |kernel, x, _| {
         let mut activations = Activations::new();
         activations.quantize(kernel, x, x.len());
-        let tokens = 0..activations.tokens();
-        tokens
-            .flat_map(|t| {
-                activations
-                    .row(t)
-                    .iter()
-                    .map(|&q| q as u32)
-                    .chain([activations.step(t).to_bits()])
-            })
-            .collect()
+        let token = |t| {
+            activations
+                .values(t)
+                .map(|q| q as u32)
+                .chain([activations.step(t).to_bits()])
+                .collect::<Vec<_>>()
+        };
+        (0..activations.tokens()).flat_map(token).collect()
     }),
 ];
 

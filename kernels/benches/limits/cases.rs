@@ -206,8 +206,8 @@ fn check_ternary(weights: &[i8], cols: usize, activations: &Activations, out: &[
     let rows = weights.len() / cols;
     for i in (0..out.len()).step_by(out.len() / 500 + 1) {
         let (token, row) = (i / rows, i % rows);
-        let products = weights[row * cols..][..cols].iter().zip(activations.row(token));
-        let sum: i32 = products.map(|(w, a)| i32::from(*w) * i32::from(*a)).sum();
+        let products = weights[row * cols..][..cols].iter().zip(activations.values(token));
+        let sum: i32 = products.map(|(w, a)| i32::from(*w) * i32::from(a)).sum();
         assert_eq!(
             out[i],
             sum as f32 * (activations.step(token) * 0.01),

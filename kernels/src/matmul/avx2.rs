@@ -5,8 +5,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Sums, even_ranges};
-use crate::activations::Activations;
+use super::{Sums, Tile, even_ranges};
+use crate::activations::Panel;
 use crate::memory::Line;
 use crate::ternary::{TILE_LANES, TILE_ROWS};
 
@@ -23,26 +23,26 @@ const HALF_ROWS: usize = TILE_LANES / HALVES;
 const _: () = assert!(BLOCK_LINES * 2 * 2 * 128 <= i16::MAX as usize);
 
 /// The codes of a block, a group's lines one after another.
-type Codes = [[Line<u8>; BLOCK_LINES]; GROUPS];
+type Codes = [[Line; BLOCK_LINES]; GROUPS];
 
-/// The products of a tile's rows with every token.
+/// The products of a tile's rows with every token of a panel.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn tile_sums(tile: &[Line<u8>], activations: &Activations, sums: &mut [Sums]) {
+pub(super) fn tile_sums(tile: Tile<'_>, panel: Panel<'_>, sums: &mut [Sums]) {
     let mut codes: Codes = [[Line([0; 64]); BLOCK_LINES]; GROUPS];
-    for (token, sums) in sums.iter_mut().enumerate() {
-        sums.0.fill(-activations.sum(token));
+    for (sums, sum) in sums.iter_mut().zip(panel.sums) {
+        sums.0.fill(-sum);
     }
-    for (block, lines) in tile.chunks(BLOCK_LINES).enumerate() {
+    for (block, lines) in tile.lines.chunks(BLOCK_LINES).enumerate() {
         unpack(lines, &mut codes);
         for range in even_ranges(sums.len(), BLOCK_TOKENS) {
-            let (from, sums) = ((range.start, block * BLOCK_LINES), &mut sums[range]);
+            let (first, sums) = ((block * BLOCK_LINES, range.start), &mut sums[range]);
             for (group, codes) in codes.iter().enumerate() {
                 let codes = &codes[..lines.len()];
                 match sums.len() {
-                    1 => from_block::<1>(codes, group, activations, from, sums),
-                    2 => from_block::<2>(codes, group, activations, from, sums),
-                    3 => from_block::<3>(codes, group, activations, from, sums),
-                    _ => from_block::<4>(codes, group, activations, from, sums),
+                    1 => from_block::<1>(codes, group, panel, first, sums),
+                    2 => from_block::<2>(codes, group, panel, first, sums),
+                    3 => from_block::<3>(codes, group, panel, first, sums),
+                    _ => from_block::<4>(codes, group, panel, first, sums),
                 }
             }
         }
@@ -50,7 +50,7 @@ pub(super) fn tile_sums(tile: &[Line<u8>], activations: &Activations, sums: &mut
 }
 
 #[target_feature(enable = "avx2")]
-fn unpack(lines: &[Line<u8>], codes: &mut Codes) {
+fn unpack(lines: &[Line], codes: &mut Codes) {
     let mask = _mm256_set1_epi8(3);
     for (i, line) in lines.iter().enumerate() {
         for half in 0..HALVES {
@@ -65,22 +65,22 @@ fn unpack(lines: &[Line<u8>], codes: &mut Codes) {
     }
 }
 
-/// Adds the products of a group's block with `T` tokens, `from` being the first token and the first word.
+/// Adds the products of a group's block with `T` tokens, `first` being the block's first line and the first token.
 #[target_feature(enable = "avx2,fma")]
 fn from_block<const T: usize>(
-    block: &[Line<u8>],
+    block: &[Line],
     group: usize,
-    activations: &Activations,
-    (token, word): (usize, usize),
+    panel: Panel<'_>,
+    first: (usize, usize),
     sums: &mut [Sums],
 ) {
-    let words: [&[i32]; T] = std::array::from_fn(|t| &activations.words(token + t)[word..word + block.len()]);
+    let words = panel.words.chunks_exact(panel.width()).skip(first.0);
     let mut acc = [[_mm256_setzero_si256(); HALVES]; T];
-    for (k, line) in block.iter().enumerate() {
+    for (line, words) in block.iter().zip(words) {
+        let words: &[i32; T] = words[first.1..].first_chunk().expect("the panel has these tokens");
         let codes = [load(line, 0), load(line, 1)];
         for t in 0..T {
-            // SAFETY: every slice of words is as long as the block.
-            let word = _mm256_set1_epi32(unsafe { *words[t].get_unchecked(k) });
+            let word = _mm256_set1_epi32(words[t]);
             for half in 0..HALVES {
                 acc[t][half] = _mm256_add_epi16(acc[t][half], _mm256_maddubs_epi16(codes[half], word));
             }
@@ -100,7 +100,7 @@ fn from_block<const T: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load(line: &Line<u8>, half: usize) -> __m256i {
+fn load(line: &Line, half: usize) -> __m256i {
     // SAFETY: a line is two vectors, aligned to 64, and `half` is 0 or 1.
     unsafe { _mm256_load_si256(std::ptr::from_ref(line).cast::<__m256i>().add(half)) }
 }

@@ -5,8 +5,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Sums, even_ranges};
-use crate::activations::Activations;
+use super::{Sums, Tile, even_ranges};
+use crate::activations::Panel;
 use crate::memory::Line;
 use crate::ternary::{TILE_LANES, TILE_ROWS};
 
@@ -21,27 +21,27 @@ const _: () = assert!(BLOCK_LINES * 2 * 2 * 128 <= i16::MAX as usize);
 
 /// The codes of a line's groups.
 #[derive(Clone, Copy)]
-struct Codes([Line<u8>; GROUPS]);
+struct Codes([Line; GROUPS]);
 
-/// The products of a tile's rows with every token.
+/// The products of a tile's rows with every token of a panel.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn tile_sums(tile: &[Line<u8>], activations: &Activations, sums: &mut [Sums]) {
+pub(super) fn tile_sums(tile: Tile<'_>, panel: Panel<'_>, sums: &mut [Sums]) {
     let mut codes = [Codes([Line([0; 64]); GROUPS]); BLOCK_LINES];
-    for (token, sums) in sums.iter_mut().enumerate() {
-        sums.0.fill(-activations.sum(token));
+    for (sums, sum) in sums.iter_mut().zip(panel.sums) {
+        sums.0.fill(-sum);
     }
-    for (block, lines) in tile.chunks(BLOCK_LINES).enumerate() {
+    for (block, lines) in tile.lines.chunks(BLOCK_LINES).enumerate() {
         let codes = &mut codes[..lines.len()];
         for (codes, line) in codes.iter_mut().zip(lines) {
             unpack(line, codes);
         }
         for range in even_ranges(sums.len(), BLOCK_TOKENS) {
-            let (from, sums) = ((range.start, block * BLOCK_LINES), &mut sums[range]);
+            let (first, sums) = ((block * BLOCK_LINES, range.start), &mut sums[range]);
             match sums.len() {
-                1 => from_block::<1>(codes, activations, from, sums),
-                2 => from_block::<2>(codes, activations, from, sums),
-                3 => from_block::<3>(codes, activations, from, sums),
-                _ => from_block::<4>(codes, activations, from, sums),
+                1 => from_block::<1>(codes, panel, first, sums),
+                2 => from_block::<2>(codes, panel, first, sums),
+                3 => from_block::<3>(codes, panel, first, sums),
+                _ => from_block::<4>(codes, panel, first, sums),
             }
         }
     }
@@ -49,7 +49,7 @@ pub(super) fn tile_sums(tile: &[Line<u8>], activations: &Activations, sums: &mut
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn unpack(line: &Line<u8>, codes: &mut Codes) {
+fn unpack(line: &Line, codes: &mut Codes) {
     let mask = _mm512_set1_epi8(3);
     // SAFETY: a line is 64 bytes, aligned to 64.
     let mut packed = unsafe { _mm512_load_si512(std::ptr::from_ref(line).cast()) };
@@ -60,23 +60,18 @@ fn unpack(line: &Line<u8>, codes: &mut Codes) {
     }
 }
 
-/// Adds the products of a block with `T` tokens, `from` being the first token and the first word.
+/// Adds the products of a block with `T` tokens, `first` being the block's first line and the first token.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-fn from_block<const T: usize>(
-    block: &[Codes],
-    activations: &Activations,
-    (token, word): (usize, usize),
-    sums: &mut [Sums],
-) {
-    let words: [&[i32]; T] = std::array::from_fn(|t| &activations.words(token + t)[word..word + block.len()]);
+fn from_block<const T: usize>(block: &[Codes], panel: Panel<'_>, first: (usize, usize), sums: &mut [Sums]) {
+    let words = panel.words.chunks_exact(panel.width()).skip(first.0);
     let mut acc = [[_mm512_setzero_si512(); GROUPS]; T];
-    for (k, codes) in block.iter().enumerate() {
+    for (codes, words) in block.iter().zip(words) {
+        let words: &[i32; T] = words[first.1..].first_chunk().expect("the panel has these tokens");
         for (g, codes) in codes.0.iter().enumerate() {
             // SAFETY: a line is 64 bytes, aligned to 64.
             let codes = unsafe { _mm512_load_si512(std::ptr::from_ref(codes).cast()) };
             for t in 0..T {
-                // SAFETY: every slice of words is as long as the block.
-                let word = _mm512_set1_epi32(unsafe { *words[t].get_unchecked(k) });
+                let word = _mm512_set1_epi32(words[t]);
                 acc[t][g] = _mm512_add_epi16(acc[t][g], _mm512_maddubs_epi16(codes, word));
             }
         }

@@ -1,98 +1,79 @@
 //! AVX-512 VNNI: `vpdpbusd` multiplies 16 rows by four columns in one instruction.
 //!
 //! A line masked to one of its four groups of rows is an unsigned operand as it is: the group's codes stand
-//! 2 · group bits up, so its sums come out 4^group times too large and are shifted down once, exactly. The largest
-//! operand is 2 · 64, so a sum stays within 128 · 128 · 2^16 columns = 2^30.
+//! 2 · group bits up, so its sums come out 4^group times too large and are shifted down once, exactly. The first
+//! group needs no mask: the whole byte holds all four, and the other three are taken off its sums. The largest byte is
+//! 170, so a sum stays within 170 · 128 · 2^16 columns.
 //!
-//! Few tokens mask in registers, halving the tile once it has too many accumulators. Many tokens mask a block of
-//! the tile into L1 and run 64 rows × 6 tokens from there: 24 multiplications for 10 loads.
+//! Up to five tokens fit the registers with all 64 rows. More take 32 rows at a time, up to twelve tokens: three
+//! masks for 48 multiplications, and no sum leaves its register before the last column.
 
 use std::arch::x86_64::*;
 
-use super::{Sums, even_ranges};
-use crate::activations::Activations;
+use super::{Sums, Tile};
+use crate::activations::{PANEL_TOKENS_MAX, Panel};
 use crate::memory::Line;
 use crate::ternary::{COLS_MAX, TILE_LANES, TILE_ROWS};
 
 /// Groups of 16 rows in a tile.
 const GROUPS: usize = TILE_ROWS / TILE_LANES;
-/// Tokens up to which masking in registers is faster.
-const DIRECT_TOKENS_MAX: usize = 24;
-/// Lines that are masked into L1 at a time, 16 KB.
-const BLOCK_LINES: usize = 64;
-/// Tokens of a register tile over all groups.
-const BLOCK_TOKENS: usize = 6;
 
-const _: () = assert!(128 * 128 * COLS_MAX < 1 << 31);
+const _: () = assert!(170 * 128 * COLS_MAX < 1 << 31);
 
-/// A line's groups, each masked.
-#[derive(Clone, Copy)]
-struct Masked([Line<u8>; GROUPS]);
-
-/// The products of a tile's rows with every token.
+/// The products of a tile's rows with every token of a panel.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn tile_sums(tile: &[Line<u8>], activations: &Activations, sums: &mut [Sums]) {
-    if sums.len() <= DIRECT_TOKENS_MAX {
-        direct(tile, activations, sums)
-    } else {
-        blocked(tile, activations, sums)
+pub(super) fn tile_sums(tile: Tile<'_>, panel: Panel<'_>, sums: &mut [Sums]) {
+    match sums.len() {
+        1 => one_token(tile, panel, &mut sums[0]),
+        2 => tokens_of::<4, 2>(tile, panel, sums),
+        3 => tokens_of::<4, 3>(tile, panel, sums),
+        4 => tokens_of::<4, 4>(tile, panel, sums),
+        5 => tokens_of::<4, 5>(tile, panel, sums),
+        6 => tokens_of::<2, 6>(tile, panel, sums),
+        7 => tokens_of::<2, 7>(tile, panel, sums),
+        8 => tokens_of::<2, 8>(tile, panel, sums),
+        9 => tokens_of::<2, 9>(tile, panel, sums),
+        10 => tokens_of::<2, 10>(tile, panel, sums),
+        11 => tokens_of::<2, 11>(tile, panel, sums),
+        _ => tokens_of::<2, PANEL_TOKENS_MAX>(tile, panel, sums),
     }
-    for (token, sums) in sums.iter_mut().enumerate() {
-        let sum = activations.sum(token);
-        for (row, acc) in sums.0.iter_mut().enumerate() {
-            *acc = (*acc >> (2 * (row / TILE_LANES))) - sum;
-        }
+    for (sums, sum) in sums.iter_mut().zip(panel.sums) {
+        finish(sums, *sum);
     }
 }
 
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn direct(tile: &[Line<u8>], activations: &Activations, sums: &mut [Sums]) {
-    for range in even_ranges(sums.len(), 8) {
-        let (from, sums) = (range.start, &mut sums[range]);
-        match sums.len() {
-            1 => one_token(tile, activations.words(from), &mut sums[0]),
-            2 => masked_in_registers::<4, 2>(tile, activations, from, sums),
-            3 => masked_in_registers::<4, 3>(tile, activations, from, sums),
-            4 => masked_in_registers::<4, 4>(tile, activations, from, sums),
-            5 => masked_in_registers::<4, 5>(tile, activations, from, sums),
-            6 => masked_in_registers::<2, 6>(tile, activations, from, sums),
-            7 => masked_in_registers::<2, 7>(tile, activations, from, sums),
-            _ => masked_in_registers::<2, 8>(tile, activations, from, sums),
-        }
-    }
+/// Hands out the lines ahead evenly, one for each line of the tile.
+struct Fetcher {
+    start: *const Line,
+    at: u64, // in 2^−32 lines, and so is `step`
+    step: u64,
 }
 
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn blocked(tile: &[Line<u8>], activations: &Activations, sums: &mut [Sums]) {
-    let mut masked = [Masked([Line([0; 64]); GROUPS]); BLOCK_LINES];
-    for (block, lines) in tile.chunks(BLOCK_LINES).enumerate() {
-        let masked = &mut masked[..lines.len()];
-        for (masked, line) in masked.iter_mut().zip(lines) {
-            let line = load(line);
-            for (group, masked) in masked.0.iter_mut().enumerate() {
-                store(masked, _mm512_and_si512(line, mask(group)));
-            }
+impl Fetcher {
+    fn new(tile: Tile<'_>) -> Self {
+        let step = ((tile.ahead.len() as u64) << 32) / tile.lines.len().max(1) as u64;
+        Fetcher {
+            start: tile.ahead.as_ptr(),
+            at: 0,
+            step,
         }
-        for range in even_ranges(sums.len(), BLOCK_TOKENS) {
-            let (from, sums) = ((range.start, block * BLOCK_LINES), &mut sums[range]);
-            match sums.len() {
-                1 => from_block::<1>(masked, activations, from, sums),
-                2 => from_block::<2>(masked, activations, from, sums),
-                3 => from_block::<3>(masked, activations, from, sums),
-                4 => from_block::<4>(masked, activations, from, sums),
-                5 => from_block::<5>(masked, activations, from, sums),
-                _ => from_block::<6>(masked, activations, from, sums),
-            }
-        }
+    }
+
+    /// An address to prefetch; not one to read from.
+    #[inline(always)]
+    fn next_line(&mut self) -> *const i8 {
+        let line = self.start.wrapping_add((self.at >> 32) as usize);
+        self.at += self.step;
+        line.cast()
     }
 }
 
 /// One token. Its four sums are kept twice, so that no multiplication waits for the one before.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn one_token(tile: &[Line<u8>], words: &[i32], sums: &mut Sums) {
+fn one_token(tile: Tile<'_>, panel: Panel<'_>, sums: &mut Sums) {
     let mut acc = [[_mm512_setzero_si512(); GROUPS]; 2];
-    let words = &words[..tile.len()];
-    let (pairs, last) = tile.as_chunks::<2>();
+    let words = &panel.words[..tile.lines.len()];
+    let (pairs, last) = tile.lines.as_chunks::<2>();
     let (word_pairs, last_word) = words.as_chunks::<2>();
     for (lines, words) in pairs.iter().zip(word_pairs) {
         for half in 0..2 {
@@ -102,119 +83,94 @@ fn one_token(tile: &[Line<u8>], words: &[i32], sums: &mut Sums) {
     for (line, word) in last.iter().zip(last_word) {
         multiply_all(line, *word, &mut acc[0]);
     }
-    for (group, out) in sums.0.as_chunks_mut().0.iter_mut().enumerate() {
-        store_sums(out, _mm512_add_epi32(acc[0][group], acc[1][group]));
+    for (group, out) in sums.groups().iter_mut().enumerate() {
+        store(out, _mm512_add_epi32(acc[0][group], acc[1][group]));
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn multiply_all(line: &Line<u8>, word: i32, acc: &mut [__m512i; GROUPS]) {
-    let (line, activations) = (load(line), _mm512_set1_epi32(word));
+fn multiply_all(line: &Line, word: i32, acc: &mut [__m512i; GROUPS]) {
+    let (line, activations) = (load_line(line), _mm512_set1_epi32(word));
     for (group, acc) in acc.iter_mut().enumerate() {
-        *acc = _mm512_dpbusd_epi32(*acc, _mm512_and_si512(line, mask(group)), activations);
+        *acc = _mm512_dpbusd_epi32(*acc, masked(line, group), activations);
     }
 }
 
 /// `T` tokens, `G` groups of rows at a time.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn masked_in_registers<const G: usize, const T: usize>(
-    tile: &[Line<u8>],
-    activations: &Activations,
-    from: usize,
-    sums: &mut [Sums],
-) {
-    let words: [&[i32]; T] = std::array::from_fn(|t| &activations.words(from + t)[..tile.len()]);
+fn tokens_of<const G: usize, const T: usize>(tile: Tile<'_>, panel: Panel<'_>, sums: &mut [Sums]) {
+    let words = panel.words.as_chunks::<T>().0;
     for first in (0..GROUPS).step_by(G) {
+        let mut ahead = Fetcher::new(tile.with_share_of_ahead(first, first + G, GROUPS));
         let mut acc = [[_mm512_setzero_si512(); G]; T];
-        for (k, line) in tile.iter().enumerate() {
-            let line = load(line);
+        for (line, words) in tile.lines.iter().zip(words) {
+            _mm_prefetch::<_MM_HINT_T1>(ahead.next_line());
+            let line = load_line(line);
             let mut operands = [_mm512_setzero_si512(); G];
             for (g, operand) in operands.iter_mut().enumerate() {
-                *operand = _mm512_and_si512(line, mask(first + g));
+                *operand = masked(line, first + g);
             }
             for t in 0..T {
-                // SAFETY: every slice of words is as long as the tile.
-                let word = _mm512_set1_epi32(unsafe { *words[t].get_unchecked(k) });
+                let word = _mm512_set1_epi32(words[t]);
                 for g in 0..G {
                     acc[t][g] = _mm512_dpbusd_epi32(acc[t][g], operands[g], word);
                 }
             }
         }
         for (sums, acc) in sums.iter_mut().zip(acc) {
-            for (out, acc) in sums.0.as_chunks_mut().0[first..].iter_mut().zip(acc) {
-                store_sums(out, acc);
+            for (out, acc) in sums.groups()[first..].iter_mut().zip(acc) {
+                store(out, acc);
             }
         }
     }
 }
 
-/// Adds the products of a masked block with `T` tokens, `from` being the first token and the first word.
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn from_block<const T: usize>(
-    block: &[Masked],
-    activations: &Activations,
-    (token, word): (usize, usize),
-    sums: &mut [Sums],
-) {
-    let words: [&[i32]; T] = std::array::from_fn(|t| &activations.words(token + t)[word..word + block.len()]);
-    let mut acc = [[_mm512_setzero_si512(); GROUPS]; T];
-    for (acc, sums) in acc.iter_mut().zip(&*sums) {
-        for (acc, sums) in acc.iter_mut().zip(sums.0.as_chunks().0) {
-            *acc = load_sums(sums);
-        }
-    }
-    for (k, masked) in block.iter().enumerate() {
-        let mut operands = [_mm512_setzero_si512(); GROUPS];
-        for (operand, masked) in operands.iter_mut().zip(&masked.0) {
-            *operand = load(masked);
-        }
-        for t in 0..T {
-            // SAFETY: every slice of words is as long as the block.
-            let word = _mm512_set1_epi32(unsafe { *words[t].get_unchecked(k) });
-            for g in 0..GROUPS {
-                acc[t][g] = _mm512_dpbusd_epi32(acc[t][g], operands[g], word);
-            }
-        }
-    }
-    for (sums, acc) in sums.iter_mut().zip(acc) {
-        for (out, acc) in sums.0.as_chunks_mut().0.iter_mut().zip(acc) {
-            store_sums(out, acc);
-        }
+/// The operand of a group: its codes where they stand, or the whole line for the first group.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn masked(line: __m512i, group: usize) -> __m512i {
+    if group == 0 {
+        line
+    } else {
+        _mm512_and_si512(line, _mm512_set1_epi32(0x0303_0303 << (2 * group)))
     }
 }
 
-/// The bits of a group's codes in every byte.
+/// Turns the sums of the groups' operands into those of their weights; `sum` is that of the activations.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn mask(group: usize) -> __m512i {
-    _mm512_set1_epi32(0x0303_0303 << (2 * group))
+fn finish(sums: &mut Sums, sum: i32) {
+    let [all, rest @ ..] = sums.groups() else {
+        unreachable!("a tile has groups")
+    };
+    let mut first = load(all);
+    for (group, out) in (1..).zip(rest) {
+        let acc = load(out);
+        first = _mm512_sub_epi32(first, acc);
+        let codes = _mm512_srav_epi32(acc, _mm512_set1_epi32(2 * group));
+        store(out, _mm512_sub_epi32(codes, _mm512_set1_epi32(sum)));
+    }
+    store(all, _mm512_sub_epi32(first, _mm512_set1_epi32(sum)));
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(line: &Line<u8>) -> __m512i {
+fn load_line(line: &Line) -> __m512i {
     // SAFETY: a line is 64 bytes, aligned to 64.
     unsafe { _mm512_load_si512(std::ptr::from_ref(line).cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(line: &mut Line<u8>, value: __m512i) {
-    // SAFETY: a line is 64 bytes, aligned to 64.
-    unsafe { _mm512_store_si512(std::ptr::from_mut(line).cast(), value) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_sums(sums: &[i32; TILE_LANES]) -> __m512i {
+fn load(sums: &[i32; TILE_LANES]) -> __m512i {
     // SAFETY: 16 values are 64 bytes.
     unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store_sums(out: &mut [i32; TILE_LANES], value: __m512i) {
+fn store(out: &mut [i32; TILE_LANES], value: __m512i) {
     // SAFETY: 16 values are 64 bytes.
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), value) }
 }

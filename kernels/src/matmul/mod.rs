@@ -18,10 +18,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::Kernel;
-use crate::activations::Activations;
+use crate::activations::{Activations, PANEL_TOKENS_MAX, Panel};
 use crate::cpu::Pass;
 use crate::memory::{Line, SharedRows};
-use crate::ternary::{TILE_ROWS, TernaryMatrix};
+use crate::ternary::{TILE_LANES, TILE_ROWS, TernaryMatrix};
+
+/// Activations that a task may have: half of the smallest L2 cache around, so that they stay there for every tile.
+const TASK_BYTES_MAX: usize = 1 << 19;
 
 /// One of the matrices that the same activations are multiplied with.
 #[derive(Debug)]
@@ -60,10 +63,42 @@ pub fn matmul_i32(kernel: Kernel, activations: &Activations, weights: &TernaryMa
     });
 }
 
+/// A tile of rows, and what to fetch while it is multiplied: a part of the tile that comes after it.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    lines: &'a [Line],
+    ahead: &'a [Line],
+}
+
 /// The sums of a tile's rows with one token.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Sums([i32; TILE_ROWS]);
+
+impl Tile<'_> {
+    /// The same tile with the part `from / of..to / of` of what is ahead.
+    fn with_share_of_ahead(self, from: usize, to: usize, of: usize) -> Self {
+        let len = self.ahead.len();
+        Tile {
+            ahead: &self.ahead[len * from / of..len * to / of],
+            ..self
+        }
+    }
+}
+
+impl Sums {
+    /// The sums of each group of 16 rows.
+    fn groups(&mut self) -> &mut [[i32; TILE_LANES]] {
+        self.0.as_chunks_mut().0
+    }
+}
+
+/// Part of a product: one tile of one matrix with a range of panels.
+struct Task {
+    matrix: usize,
+    tile: usize,
+    panels: Range<usize>,
+}
 
 /// Computes the sums of every tile of every matrix and lets `finish(token, weights, sums, out)` write them.
 fn sweep<T: Send>(
@@ -73,7 +108,6 @@ fn sweep<T: Send>(
     finish: impl Fn(usize, &TernaryMatrix, &[i32], &mut [T]) + Sync,
 ) {
     let tokens = activations.tokens();
-    let mut tasks = Vec::new();
     let mut targets = Vec::with_capacity(outputs.len());
     for (index, (weights, out)) in outputs.into_iter().enumerate() {
         assert_eq!(
@@ -86,37 +120,55 @@ fn sweep<T: Send>(
             tokens * weights.rows(),
             "output {index} is not [tokens, rows]"
         );
-        tasks.extend((0..weights.tiles()).map(|tile| (index, tile)));
         targets.push((weights, SharedRows::new(out, weights.rows())));
     }
-    tasks.into_par_iter().for_each_init(Vec::new, |sums, (index, tile)| {
-        let (weights, out) = &targets[index];
-        sums.clear();
-        sums.resize(tokens, Sums([0; TILE_ROWS]));
-        tile_sums(kernel, weights.tile(tile), activations, sums);
-        let first = tile * TILE_ROWS;
+    let mut tasks = Vec::new();
+    let panels_max = (TASK_BYTES_MAX / (activations.cols() * activations.panel_width()).max(1)).max(1);
+    for panels in even_ranges(activations.panels(), panels_max) {
+        for (matrix, (weights, _)) in targets.iter().enumerate() {
+            tasks.extend((0..weights.tiles()).map(|tile| Task {
+                matrix,
+                tile,
+                panels: panels.clone(),
+            }));
+        }
+    }
+    let lines = |task: &Task| targets[task.matrix].0.tile(task.tile);
+    tasks.par_iter().enumerate().for_each(|(index, task)| {
+        let (weights, out) = &targets[task.matrix];
+        let tile = Tile {
+            lines: lines(task),
+            ahead: lines(tasks.get(index + 1).unwrap_or(task)),
+        };
+        let first = task.tile * TILE_ROWS;
         let rows = TILE_ROWS.min(weights.rows() - first);
-        for (token, sums) in sums.iter().enumerate() {
-            // SAFETY: each tile is one task, and it alone touches the tile's columns of `out`.
-            let out = unsafe { out.piece(token, first, rows) };
-            finish(token, weights, &sums.0[..rows], out);
+        let mut sums = [Sums([0; TILE_ROWS]); PANEL_TOKENS_MAX];
+        for (i, panel) in task.panels.clone().enumerate() {
+            let tile = tile.with_share_of_ahead(i, i + 1, task.panels.len());
+            let sums = &mut sums[..activations.panel(panel).width()];
+            tile_sums(kernel, tile, activations.panel(panel), sums);
+            for (token, sums) in (panel * activations.panel_width()..).zip(sums) {
+                // SAFETY: a tile and a token meet in one task, and it alone touches the tile's columns of their row.
+                let out = unsafe { out.piece(token, first, rows) };
+                finish(token, weights, &sums.0[..rows], out);
+            }
         }
     });
 }
 
-/// The sums of one tile of rows with every token, `sums [tokens]` being zero before.
-fn tile_sums(kernel: Kernel, tile: &[Line<u8>], activations: &Activations, sums: &mut [Sums]) {
+/// The sums of one tile of rows with one panel of tokens, overwriting `sums [width]`.
+fn tile_sums(kernel: Kernel, tile: Tile<'_>, panel: Panel<'_>, sums: &mut [Sums]) {
     match kernel {
-        Kernel::Scalar => scalar::tile_sums(tile, activations, sums),
+        Kernel::Scalar => scalar::tile_sums(tile, panel, sums),
         // SAFETY: an `Avx2` exists only if `detect` saw the features on this CPU.
         #[cfg(target_arch = "x86_64")]
-        Kernel::Avx2(_) => unsafe { avx2::tile_sums(tile, activations, sums) },
+        Kernel::Avx2(_) => unsafe { avx2::tile_sums(tile, panel, sums) },
         // SAFETY: an `Avx512Bw` exists only if `detect` saw the features on this CPU.
         #[cfg(target_arch = "x86_64")]
-        Kernel::Avx512Bw(_) => unsafe { avx512bw::tile_sums(tile, activations, sums) },
+        Kernel::Avx512Bw(_) => unsafe { avx512bw::tile_sums(tile, panel, sums) },
         // SAFETY: an `Avx512Vnni` exists only if `detect` saw the features on this CPU.
         #[cfg(target_arch = "x86_64")]
-        Kernel::Avx512Vnni(_) => unsafe { avx512vnni::tile_sums(tile, activations, sums) },
+        Kernel::Avx512Vnni(_) => unsafe { avx512vnni::tile_sums(tile, panel, sums) },
     }
 }
 
@@ -166,7 +218,7 @@ mod tests {
             for (weight, value) in [(-1, -128i8), (1, -128), (1, 127), (0, -128)] {
                 let matrix = TernaryMatrix::from_weights(65, cols, 1.0, &vec![weight; 65 * cols]).unwrap();
                 for tokens in [1, 2, 8, 25] {
-                    let activations = Activations::from_values(&vec![value; tokens * cols], cols);
+                    let activations = Activations::uniform(value, tokens, cols);
                     let expected = i32::from(weight) * i32::from(value) * cols as i32;
                     for kernel in Kernel::available() {
                         let mut sums = vec![0; tokens * 65];

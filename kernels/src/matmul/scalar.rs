@@ -1,14 +1,14 @@
 //! The specification: every weight of a tile, decoded on its own.
 
-use super::Sums;
-use crate::activations::Activations;
-use crate::memory::Line;
-use crate::ternary::{LINE_COLS, TILE_LANES};
+use super::{Sums, Tile};
+use crate::activations::Panel;
+use crate::ternary::{LINE_COLS, TILE_LANES, TILE_ROWS};
 
-/// The products of a tile's rows with every token.
-pub(super) fn tile_sums(tile: &[Line<u8>], activations: &Activations, sums: &mut [Sums]) {
-    for (token, sums) in sums.iter_mut().enumerate() {
-        for (line, word) in tile.iter().zip(activations.words(token)) {
+/// The products of a tile's rows with every token of a panel.
+pub(super) fn tile_sums(tile: Tile<'_>, panel: Panel<'_>, sums: &mut [Sums]) {
+    sums.fill(Sums([0; TILE_ROWS]));
+    for (line, words) in tile.lines.iter().zip(panel.words.chunks_exact(panel.width())) {
+        for (word, sums) in words.iter().zip(&mut *sums) {
             for (row, sum) in sums.0.iter_mut().enumerate() {
                 let (lane, shift) = (row % TILE_LANES, row / TILE_LANES * 2);
                 for (i, activation) in word.to_ne_bytes().into_iter().enumerate() {
