@@ -176,6 +176,17 @@ impl Committer {
         &self.tables
     }
 
+    /// How far both tables are, partition by partition.
+    pub async fn watermarks(&self, partitions: &[PartitionId]) -> Result<Vec<i64>, CommitError> {
+        let mut watermarks = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let results = self.tables.watermark(Table::Results, partition).await?;
+            let billing = self.tables.watermark(Table::BillingEvents, partition).await?;
+            watermarks.push(results.min(billing));
+        }
+        Ok(watermarks)
+    }
+
     /// Applies what is sealed but not in the tables and says where the partition goes on.
     ///
     /// To be called when a partition is assigned, before its first chunk.

@@ -9,7 +9,9 @@ use crate::settings::KafkaSettings;
 /// Properties of every client: servers and whatever the operator passes through.
 pub fn client(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &settings.bootstrap_servers).set("client.id", "bitnet");
+    config
+        .set("bootstrap.servers", &settings.bootstrap_servers)
+        .set("client.id", "bitnet");
     for (name, value) in settings.properties.iter() {
         config.set(name, value);
     }
@@ -33,20 +35,28 @@ pub fn producer(settings: &KafkaSettings) -> ClientConfig {
 /// refuses the classic properties.
 pub fn consumer(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
-    let new_protocol = settings.properties.iter().any(|(name, value)| name == "group.protocol" && value == "consumer");
+    let new_protocol = settings
+        .properties
+        .iter()
+        .any(|(name, value)| name == "group.protocol" && value == "consumer");
     if !new_protocol {
         config
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", settings.session_timeout.as_millis().to_string());
     }
     // Read-ahead per partition; what is in flight beyond it is bounded by the permits.
-    config.set("queued.max.messages.kbytes", "16384").set("fetch.wait.max.ms", "100");
+    config
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.wait.max.ms", "100");
     for (name, value) in client(settings).config_map() {
         config.set(name, value);
     }
     config
         .set("group.id", &settings.group_id)
-        .set("max.poll.interval.ms", settings.poll_interval_max.as_millis().to_string())
+        .set(
+            "max.poll.interval.ms",
+            settings.poll_interval_max.as_millis().to_string(),
+        )
         .set("isolation.level", "read_committed")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")

@@ -11,6 +11,7 @@ use crate::telemetry::{self, Audience};
 pub mod failure;
 mod causes;
 mod partial;
+pub mod worker;
 pub mod submit;
 pub mod jobs;
 pub mod run_batch;
@@ -47,6 +48,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Worker(worker::WorkerArgs),
     Submit(submit::Submit),
     #[command(subcommand)]
     Jobs(jobs::Jobs),
@@ -58,6 +60,7 @@ enum Command {
 impl Command {
     fn audience(&self) -> Audience {
         match self {
+            Command::Worker(_) => Audience::Operator,
             Command::Submit(_) | Command::Jobs(_) | Command::RunBatch(_) | Command::Config(_) => Audience::Person,
         }
     }
@@ -70,8 +73,11 @@ impl Cli {
             Failure::new(Exit::Usage, problem).help("write level or target=level, comma-separated")
         })?;
         let settings = Settings::load(self.config.as_deref())?;
+        // A worker stops by itself, cleanly.
+        let interruptible = !matches!(self.command, Command::Worker(_));
         let command = async {
             match self.command {
+                Command::Worker(command) => command.run(&settings).await,
                 Command::Submit(command) => command.run(&settings).await,
                 Command::Jobs(command) => command.run(&settings).await,
                 Command::RunBatch(command) => command.run(&settings).await,
@@ -80,7 +86,7 @@ impl Cli {
         };
         tokio::select! {
             result = command => result,
-            stopped = stop_signal() => Err(stopped),
+            stopped = stop_signal(), if interruptible => Err(stopped),
         }
     }
 }

@@ -1,0 +1,337 @@
+//! The worker: from Kafka to the tables, one loop that owns all mutable state.
+//!
+//! A message takes one straight way: [`source`](crate::source) → [`admit`](crate::admit) →
+//! [`worker`](crate::worker) → [`settle`](crate::settle) → [`ledger`](crate::ledger) →
+//! [`committer`](crate::committer). Everything slow runs beside the loop and reports back to it. What is
+//! in flight is bounded by the permits of `kafka.in_flight_max`, taken when a message is read, returned
+//! when its rows are in the tables.
+
+mod flow;
+mod commit;
+mod ending;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::{EngineError, JobId};
+use jiff::Timestamp;
+use rdkafka::error::KafkaError;
+use schemas::ids::{CustomId, Position};
+use schemas::request::{RequestBatch, ServiceTier};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use crate::admit::{Admission, AdmitError, Admitted, Context};
+use crate::chunk::PartitionId;
+use crate::claim_check::ClaimCheckError;
+use crate::committer::{CommitError, Committer, Sealed};
+use crate::dead_letter::DeadLetters;
+use crate::ledger::{FlushLimits, Ledger, SlotId};
+use crate::models::ModelsError;
+use crate::progress::Progress;
+use crate::settle::Settler;
+use crate::source::{Raw, Source, SourceConfig, SourceError, SourceEvent};
+use crate::worker::{News, Order, Worker};
+
+/// How often deadlines, ages and budgets are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// Events of the source that wait for the loop, at most; each delivery among them holds a permit.
+const SOURCE_EVENTS: usize = 64;
+
+/// Everything a worker is made of.
+pub struct Parts {
+    /// How to read.
+    pub source: SourceConfig,
+    /// How to take messages apart.
+    pub admission: Admission,
+    /// How to make rows.
+    pub settler: Settler,
+    /// Where undecodable messages go.
+    pub dead_letters: DeadLetters,
+    /// Where rows go.
+    pub committer: Arc<Committer>,
+    /// Engine bounds.
+    pub engine: engine::EngineSettings,
+    /// Loop bounds.
+    pub limits: RunLimits,
+}
+
+/// Bounds of the loop.
+#[derive(Debug, Clone, Copy)]
+pub struct RunLimits {
+    /// No further message is taken apart while so many requests are in flight.
+    pub requests_in_flight_max: usize,
+    /// Messages taken apart at once.
+    pub admissions_max: usize,
+    /// When rows become files.
+    pub flush: FlushLimits,
+    /// How long work may take to finish once partitions are revoked or a stop is asked.
+    pub drain_budget: Duration,
+    /// How long the store or the broker may be away.
+    pub outage_max: Duration,
+    /// Stop when everything that stood in the topics at the start is committed.
+    pub drain: bool,
+}
+
+/// Why a worker stopped before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Reading cannot go on.
+    #[error("reading from Kafka stopped")]
+    Source(#[source] SourceError),
+    /// The tables, the intents or the store stopped us.
+    #[error("committing stopped")]
+    Commit(#[source] CommitError),
+    /// A claim check's file could not be read for too long.
+    #[error("an input file could not be read for {}s", .outage_max.as_secs())]
+    Input {
+        /// The bound that was passed.
+        outage_max: Duration,
+        /// The last failure.
+        source: ClaimCheckError,
+    },
+    /// A dead letter could not be delivered for too long.
+    #[error("a dead letter could not be delivered for {}s", .outage_max.as_secs())]
+    DeadLetter {
+        /// The bound that was passed.
+        outage_max: Duration,
+        /// The last failure.
+        source: KafkaError,
+    },
+    /// A model of ours cannot be loaded.
+    #[error("a model cannot be used")]
+    Model(#[source] ModelsError),
+    /// The engine cannot be made with these settings.
+    #[error("the engine cannot be made")]
+    Engine(#[source] EngineError),
+    /// The Kafka thread is gone.
+    #[error("reading stopped; its panic is in the log")]
+    SourceGone,
+    /// The engine's thread is gone.
+    #[error("the engine stopped; its panic is in the log")]
+    EngineGone,
+    /// No price applies.
+    #[error("a request cannot be rated")]
+    Rate(#[source] billing::event::RateError),
+    /// Messages were deleted before they were read.
+    #[error(
+        "partition {partition}: offsets {watermark} to {low} were deleted by retention before they were scored; \
+         if they may be lost, raise kafka.topic_epoch by one"
+    )]
+    Lost {
+        /// Which partition.
+        partition: PartitionId,
+        /// Where we would go on.
+        watermark: i64,
+        /// First offset still there.
+        low: i64,
+    },
+    /// The topic is shorter than what we committed of it.
+    #[error(
+        "partition {partition} ends at offset {high}, but the tables are complete up to {watermark}: the topic was \
+         deleted and made again; raise kafka.topic_epoch by one"
+    )]
+    Recreated {
+        /// Which partition.
+        partition: PartitionId,
+        /// Where we would go on.
+        watermark: i64,
+        /// One past the last offset.
+        high: i64,
+    },
+    /// The system gives no thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// What is known of one request while the engine has it.
+struct Running {
+    slot: SlotId,
+    row: u32,
+    custom_id: CustomId,
+    context: Arc<Context>,
+    first_token_at: Option<Timestamp>,
+}
+
+/// Where a message came from, and its bytes while they may still be needed.
+struct Origin {
+    slot: SlotId,
+    position: Position,
+    raw: Raw,
+}
+
+/// A message that waits to be taken apart.
+struct Unread {
+    origin: Origin,
+    batch: RequestBatch,
+    repeats: Option<i64>,
+}
+
+/// Partitions that go away, and who waits for that.
+struct Revocation {
+    partitions: Vec<PartitionId>,
+    reply: std::sync::mpsc::SyncSender<()>,
+    deadline: Instant,
+    cut: bool,
+}
+
+/// Rows on their way to the tables; the permits of their messages return when it is dropped.
+struct InCommit {
+    partition: PartitionId,
+    rows: u64,
+    _permits: Vec<OwnedSemaphorePermit>,
+}
+
+type SealDone = (InCommit, Result<Sealed, CommitError>);
+type ApplyDone = (Vec<(InCommit, Sealed)>, Result<(), CommitError>);
+
+struct Loop {
+    // What it works with.
+    admission: Admission,
+    settler: Settler,
+    dead_letters: DeadLetters,
+    committer: Arc<Committer>,
+    limits: RunLimits,
+    source: Source,
+    orders: mpsc::Sender<Order>,
+    progress: watch::Sender<Progress>,
+    // What is in flight, in the order of the way.
+    ledger: Ledger,
+    unread: BTreeMap<ServiceTier, VecDeque<Unread>>,
+    admissions: JoinSet<(Origin, Result<Admitted, AdmitError>)>,
+    dead: JoinSet<(SlotId, String, Result<(), KafkaError>)>,
+    outbox: VecDeque<Order>,
+    running: HashMap<JobId, Running>,
+    deadlines: BTreeSet<(Timestamp, JobId)>,
+    next_job: u64,
+    seals: JoinSet<SealDone>,
+    sealed: Vec<(InCommit, Sealed)>,
+    applies: JoinSet<ApplyDone>,
+    // How it ends.
+    revocations: Vec<Revocation>,
+    /// Drain mode: where each partition ended at the start.
+    ends: BTreeMap<PartitionId, i64>,
+    /// Drain mode: the ends not reached yet.
+    targets: BTreeMap<PartitionId, i64>,
+    silent: BTreeSet<PartitionId>,
+    others_checked: Instant,
+    stop_by: Option<Instant>,
+    stop_cut: bool,
+}
+
+/// Runs a worker until it is asked to stop, has drained its topics, or cannot go on.
+///
+/// Whatever ends it, nothing sealed is lost: the next owner of a partition applies it.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(
+    parts: Parts,
+    mut stop: watch::Receiver<bool>,
+    progress: watch::Sender<Progress>,
+) -> Result<(), RunError> {
+    let (source_in, mut events) = mpsc::channel(SOURCE_EVENTS);
+    let epoch = parts.source.epoch;
+    let source = tokio::task::spawn_blocking(move || Source::start(parts.source, source_in))
+        .await
+        .expect("starting the source does not panic")
+        .map_err(RunError::Source)?;
+    let mut worker = Worker::start(parts.engine).map_err(RunError::Thread)?;
+    let mut this = Loop {
+        admission: parts.admission,
+        settler: parts.settler,
+        dead_letters: parts.dead_letters,
+        committer: parts.committer,
+        limits: parts.limits,
+        source,
+        orders: worker.orders.clone(),
+        progress,
+        ledger: Ledger::default(),
+        unread: BTreeMap::new(),
+        admissions: JoinSet::new(),
+        dead: JoinSet::new(),
+        outbox: VecDeque::new(),
+        running: HashMap::new(),
+        deadlines: BTreeSet::new(),
+        next_job: 0,
+        seals: JoinSet::new(),
+        sealed: Vec::new(),
+        applies: JoinSet::new(),
+        revocations: Vec::new(),
+        ends: BTreeMap::new(),
+        targets: BTreeMap::new(),
+        silent: BTreeSet::new(),
+        others_checked: Instant::now(),
+        stop_by: None,
+        stop_cut: false,
+    };
+    this.declare(epoch).await?;
+    let ended = this.turn(&mut events, &mut worker.news, &mut stop).await;
+    // The source must find nobody listening, or its last revocation would wait for us.
+    this.revocations.clear();
+    drop(events);
+    let source = this.source;
+    drop(this.orders);
+    let stopped = tokio::task::spawn_blocking(move || {
+        source.stop();
+        worker.stop();
+    });
+    stopped.await.expect("stopping does not panic");
+    ended
+}
+
+impl Loop {
+    async fn turn(
+        &mut self,
+        events: &mut mpsc::Receiver<SourceEvent>,
+        news: &mut mpsc::Receiver<News>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), RunError> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !self.has_ended().await? {
+            self.start_admissions();
+            self.start_commits();
+            let orders = self.orders.clone();
+            tokio::select! {
+                event = events.recv() => self.on_source(event.ok_or(RunError::SourceGone)?).await?,
+                news = news.recv() => self.on_news(news.ok_or(RunError::EngineGone)?)?,
+                permit = orders.reserve(), if !self.outbox.is_empty() => {
+                    let permit = permit.map_err(|_| RunError::EngineGone)?;
+                    permit.send(self.outbox.pop_front().expect("the branch is guarded"));
+                }
+                Some(done) = self.admissions.join_next() => {
+                    let (origin, admitted) = done.expect("admission does not panic");
+                    self.on_admitted(origin, admitted)?;
+                }
+                Some(done) = self.dead.join_next() => {
+                    let (slot, error, sent) = done.expect("sending does not panic");
+                    self.on_dead_letter(slot, error, sent)?;
+                }
+                Some(done) = self.seals.join_next() => self.on_sealed(done.expect("sealing does not panic"))?,
+                Some(done) = self.applies.join_next() => self.on_applied(done.expect("applying does not panic"))?,
+                _ = tick.tick() => self.expire(Timestamp::now())?,
+                Ok(()) = stop.changed() => self.on_stop(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses topics whose partitions were added to: keys would lie elsewhere than their first delivery.
+    async fn declare(&mut self, epoch: u32) -> Result<(), RunError> {
+        for (topic, partitions) in self.source.partition_counts() {
+            self.committer
+                .declare_epoch(topic, epoch, partitions)
+                .await
+                .map_err(RunError::Commit)?;
+        }
+        if self.limits.drain {
+            let ends = self.source.ends().iter().filter(|end| end.high > end.low);
+            self.ends = ends.map(|end| (end.partition.clone(), end.high)).collect();
+            self.targets = self.ends.clone();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,349 @@
+//! From a delivery to filled ledger slots.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::JobId;
+use jiff::Timestamp;
+use rdkafka::error::KafkaError;
+use schemas::ids::{CustomId, Position};
+use schemas::result::Status;
+
+use super::{Loop, Origin, Revocation, RunError, Running, Unread};
+use crate::admit::{Admission, AdmitError, Admitted, Context, Verdict, priority_of};
+use crate::ledger::SlotId;
+use crate::settle::End;
+use crate::source::{Delivery, PartitionEnds, SourceEvent};
+use crate::worker::{News, Order};
+
+/// How long to wait before trying something again that an outage stopped.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+impl Loop {
+    pub(super) async fn on_source(&mut self, event: SourceEvent) -> Result<(), RunError> {
+        match event {
+            SourceEvent::Assigned { partitions, reply } => {
+                let mut starts = Vec::with_capacity(partitions.len());
+                for ends in &partitions {
+                    starts.push(self.assign(ends).await?);
+                }
+                // A source that no longer waits is stopping.
+                let _ = reply.send(starts);
+            }
+            SourceEvent::Revoked {
+                partitions,
+                lost,
+                reply,
+            } => {
+                tracing::info!(partitions = partitions.len(), lost, "partitions revoked");
+                let budget = if lost { Duration::ZERO } else { self.limits.drain_budget };
+                let deadline = Instant::now() + budget;
+                self.revocations.push(Revocation {
+                    partitions,
+                    reply,
+                    deadline,
+                    cut: lost,
+                });
+            }
+            SourceEvent::Delivery(delivery) => self.on_delivery(*delivery),
+            SourceEvent::Silent(partitions) => self.silent.extend(partitions),
+            SourceEvent::Failed(error) => return Err(RunError::Source(error)),
+        }
+        Ok(())
+    }
+
+    /// Takes a partition over and says where to read on: where the tables end.
+    async fn assign(&mut self, ends: &PartitionEnds) -> Result<i64, RunError> {
+        let partition = &ends.partition;
+        let recovered = self.committer.recover(partition).await.map_err(RunError::Commit)?;
+        let (low, high) = (ends.low, ends.high);
+        match recovered.watermark {
+            Some(watermark) if watermark < low => {
+                return Err(RunError::Lost {
+                    partition: partition.clone(),
+                    watermark,
+                    low,
+                });
+            }
+            Some(watermark) if watermark > high => {
+                return Err(RunError::Recreated {
+                    partition: partition.clone(),
+                    watermark,
+                    high,
+                });
+            }
+            _ => {}
+        }
+        // Of a partition never read, the first chunk covers from 0 whatever retention has left of it.
+        self.ledger
+            .assign(partition.clone(), recovered.watermark.unwrap_or(0), recovered.seen);
+        let start = recovered.watermark.unwrap_or(low);
+        tracing::info!(%partition, start, end = high, "partition assigned");
+        Ok(start)
+    }
+
+    fn on_delivery(&mut self, delivery: Delivery) {
+        let Delivery {
+            partition,
+            offset,
+            content,
+            raw,
+            permit,
+        } = delivery;
+        self.silent.remove(&partition);
+        let beyond = self.limits.drain && self.ends.get(&partition).is_none_or(|&end| offset >= end);
+        if beyond || self.stop_by.is_some() {
+            return;
+        }
+        let Some(slot) = self.ledger.reserve(&partition, offset, permit) else {
+            return;
+        };
+        let position = Position {
+            topic: partition.topic,
+            epoch: partition.epoch,
+            partition: partition.partition,
+            offset,
+        };
+        match content {
+            Ok(batch) => {
+                let repeats = self.ledger.first_delivery(slot, batch.dedup_key());
+                let lane = self.unread.entry(batch.service_tier).or_default();
+                lane.push_back(Unread {
+                    origin: Origin { slot, position, raw },
+                    batch,
+                    repeats,
+                });
+            }
+            Err(error) => self.send_dead_letter(Origin { slot, position, raw }, error),
+        }
+    }
+
+    fn send_dead_letter(&mut self, origin: Origin, error: String) {
+        let Origin { slot, position, raw } = origin;
+        tracing::warn!(
+            topic = position.topic,
+            partition = position.partition,
+            offset = position.offset,
+            error,
+            "dead letter"
+        );
+        let dead_letters = self.dead_letters.clone();
+        let give_up = Instant::now() + self.limits.outage_max;
+        self.dead.spawn(async move {
+            loop {
+                let sent = dead_letters.send(&position, &raw, &error, Timestamp::now()).await;
+                if sent.is_ok() || Instant::now() >= give_up {
+                    return (slot, error, sent);
+                }
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        });
+    }
+
+    pub(super) fn on_dead_letter(
+        &mut self,
+        slot: SlotId,
+        error: String,
+        sent: Result<(), KafkaError>,
+    ) -> Result<(), RunError> {
+        let outage_max = self.limits.outage_max;
+        sent.map_err(|source| RunError::DeadLetter { outage_max, source })?;
+        self.ledger.fill_dead_letter(slot, error, Instant::now());
+        self.progress.send_modify(|progress| progress.dead_letters += 1);
+        Ok(())
+    }
+
+    /// Takes further messages apart, interactive ones first, within the bounds.
+    pub(super) fn start_admissions(&mut self) {
+        while self.admissions.len() < self.limits.admissions_max
+            && self.running.len() < self.limits.requests_in_flight_max
+        {
+            let Some(next) = self.unread.values_mut().find_map(|lane| lane.pop_front()) else {
+                return;
+            };
+            if self.ledger.holds(next.origin.slot) {
+                let admission = self.admission.clone();
+                let give_up = Instant::now() + self.limits.outage_max;
+                self.admissions.spawn(admit(admission, next, give_up));
+            }
+        }
+    }
+
+    pub(super) fn on_admitted(
+        &mut self,
+        origin: Origin,
+        admitted: Result<Admitted, AdmitError>,
+    ) -> Result<(), RunError> {
+        let Admitted { context, rows } = match admitted {
+            Ok(admitted) => admitted,
+            Err(AdmitError::Outage(source)) => {
+                return Err(RunError::Input {
+                    outage_max: self.limits.outage_max,
+                    source,
+                });
+            }
+            Err(AdmitError::Model(error)) => return Err(RunError::Model(error)),
+            Err(AdmitError::DeadLetter(error)) => {
+                self.send_dead_letter(origin, error.to_string());
+                return Ok(());
+            }
+        };
+        let slot = origin.slot;
+        self.ledger.expect_rows(slot, rows.len(), Instant::now());
+        for (row, (custom_id, verdict)) in (0..).zip(rows) {
+            let end = match verdict {
+                Verdict::Run(job) => {
+                    self.submit(
+                        Running {
+                            slot,
+                            row,
+                            custom_id,
+                            context: context.clone(),
+                            first_token_at: None,
+                        },
+                        job,
+                    );
+                    continue;
+                }
+                Verdict::Refuse(error) => End::Refused(error),
+                Verdict::Expire => End::Expired,
+                Verdict::Repeat(offset) => End::Repeated(offset),
+                Verdict::RepeatInBatch(error) => End::RepeatedInBatch(error),
+            };
+            self.settle(slot, row, custom_id, &context, end)?;
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, running: Running, job: Box<engine::Job>) {
+        let id = JobId(self.next_job);
+        self.next_job += 1;
+        let context = &running.context;
+        let model = context.model.clone().expect("only a batch with a model has jobs");
+        let priority = priority_of(context.batch.service_tier);
+        if let Some(deadline) = context.batch.deadline {
+            self.deadlines.insert((deadline, id));
+        }
+        self.running.insert(id, running);
+        self.outbox.push_back(Order::Submit {
+            id,
+            model,
+            job,
+            priority,
+        });
+    }
+
+    pub(super) fn on_news(&mut self, news: News) -> Result<(), RunError> {
+        match news {
+            News::FirstToken(id) => {
+                if let Some(running) = self.running.get_mut(&id) {
+                    running.first_token_at = Some(Timestamp::now());
+                }
+                Ok(())
+            }
+            News::Finished(id, completion) => self.end(id, |running| End::Answered {
+                completion,
+                first_token_at: running.first_token_at,
+            }),
+            News::Refused(id, error) => self.end(id, |_| End::Refused(error)),
+            News::Step { tokens, sequences } => {
+                let requests_in_flight = self.running.len();
+                self.progress.send_modify(|progress| {
+                    progress.tokens += tokens as u64;
+                    progress.steps += 1;
+                    progress.sequences += sequences as u64;
+                    progress.batch_sequences = sequences;
+                    progress.requests_in_flight = requests_in_flight;
+                });
+                Ok(())
+            }
+            News::Broken(error) => Err(RunError::Engine(error)),
+        }
+    }
+
+    /// Ends what the engine had, unless it was dropped meanwhile.
+    fn end(&mut self, id: JobId, end: impl FnOnce(&Running) -> End) -> Result<(), RunError> {
+        let Some(running) = self.running.remove(&id) else {
+            return Ok(());
+        };
+        if let Some(deadline) = running.context.batch.deadline {
+            self.deadlines.remove(&(deadline, id));
+        }
+        let end = end(&running);
+        let Running {
+            slot,
+            row,
+            custom_id,
+            context,
+            ..
+        } = running;
+        self.settle(slot, row, custom_id, &context, end)
+    }
+
+    fn settle(
+        &mut self,
+        slot: SlotId,
+        row: u32,
+        custom_id: CustomId,
+        context: &Arc<Context>,
+        end: End,
+    ) -> Result<(), RunError> {
+        let outcome = self
+            .settler
+            .settle(context, row, custom_id, end, Timestamp::now())
+            .map_err(RunError::Rate)?;
+        let failed = outcome.result.status != Status::Ok;
+        if self.ledger.fill(slot, row as usize, outcome, Instant::now()) {
+            self.progress.send_modify(|progress| {
+                progress.rows_ended += 1;
+                progress.rows_failed += u64::from(failed);
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends what is past its deadline.
+    pub(super) fn expire(&mut self, now: Timestamp) -> Result<(), RunError> {
+        while let Some(&(deadline, id)) = self.deadlines.first() {
+            if deadline > now {
+                break;
+            }
+            self.outbox.push_back(Order::Cancel(id));
+            self.end(id, |_| End::Expired)?;
+        }
+        Ok(())
+    }
+
+    /// Takes from the engine what nobody waits for any more.
+    pub(super) fn forget_dropped(&mut self) {
+        let ledger = &self.ledger;
+        let gone = self.running.extract_if(|_, running| !ledger.holds(running.slot));
+        for (id, running) in gone {
+            if let Some(deadline) = running.context.batch.deadline {
+                self.deadlines.remove(&(deadline, id));
+            }
+            self.outbox.push_back(Order::Cancel(id));
+        }
+    }
+}
+
+/// Admits one message, trying again while the store is away.
+async fn admit(admission: Admission, read: Unread, give_up: Instant) -> (Origin, Result<Admitted, AdmitError>) {
+    let Unread { origin, batch, repeats } = read;
+    // Only a claim check can meet an outage, and it is small to keep.
+    let again = batch.input.is_some().then(|| batch.clone());
+    let mut attempt = batch;
+    loop {
+        let admitted = admission
+            .admit(attempt, origin.position.clone(), repeats, Timestamp::now())
+            .await;
+        match (&admitted, &again) {
+            (Err(AdmitError::Outage(error)), Some(batch)) if Instant::now() < give_up => {
+                tracing::warn!(%error, "the store is away; trying again");
+                attempt = batch.clone();
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            _ => return (origin, admitted),
+        }
+    }
+}
