@@ -7,10 +7,10 @@ use schemas::result::{ResultRow, Status};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::contract::Contracts;
+use crate::contract::{Contract, Contracts};
 use crate::money::Currency;
 use crate::period::usage_period;
-use crate::price_book::PriceBook;
+use crate::price_book::{PriceBook, PriceVersion};
 
 /// Why a finished request cannot be booked. None of these can happen to a book and contracts that passed
 /// [`Contracts::check`], a time after the book's first version, and counts that the engine made.
@@ -62,21 +62,7 @@ pub fn usage_row(
     ingested_at: Timestamp,
 ) -> Result<BillingRow, RateError> {
     let event_time = result.finished_at;
-    let no_version = || RateError::NoVersion {
-        book: book.id.clone(),
-        time: event_time,
-    };
-    let version = book.at(event_time).ok_or_else(no_version)?;
-    let contract = contracts.at(&result.tenant_id, event_time);
-    let currency = contract.map_or(version.default_currency, |contract| contract.currency);
-    if !version.currencies.contains(&currency) {
-        let (tenant, version) = (result.tenant_id.clone(), version.version.clone());
-        return Err(RateError::Currency {
-            tenant,
-            currency,
-            version,
-        });
-    }
+    let (version, contract, currency) = terms(result, book, contracts)?;
     let (input, cached, output) = (result.input_tokens, result.cached_tokens, result.output_tokens);
     if cached < 0 || cached > input || output < 0 {
         return Err(RateError::Tokens {
@@ -137,7 +123,31 @@ pub fn usage_row(
     Ok(row)
 }
 
-fn nonbillable_reason(status: Status, repeats: bool) -> Option<&'static str> {
+/// The versions that price the moment at which the request ended, and the currency they are in.
+fn terms<'a>(
+    result: &ResultRow,
+    book: &'a PriceBook,
+    contracts: &'a Contracts,
+) -> Result<(&'a PriceVersion, Option<&'a Contract>, Currency), RateError> {
+    let time = result.finished_at;
+    let version = book.at(time).ok_or_else(|| RateError::NoVersion {
+        book: book.id.clone(),
+        time,
+    })?;
+    let contract = contracts.at(&result.tenant_id, time);
+    let currency = contract.map_or(version.default_currency, |contract| contract.currency);
+    if !version.currencies.contains(&currency) {
+        let (tenant, version) = (result.tenant_id.clone(), version.version.clone());
+        return Err(RateError::Currency {
+            tenant,
+            currency,
+            version,
+        });
+    }
+    Ok((version, contract, currency))
+}
+
+pub(crate) fn nonbillable_reason(status: Status, repeats: bool) -> Option<&'static str> {
     match status {
         Status::Duplicate => Some("delivered_before"),
         _ if repeats => Some("custom_id_used_before"),

@@ -15,3 +15,7 @@ pub mod price_book;
 pub mod contract;
 pub mod period;
 pub mod event;
+pub mod report;
+
+#[cfg(test)]
+extern crate self as billing;

@@ -150,6 +150,12 @@ pub fn arrow_schema() -> SchemaRef {
     SCHEMA.clone()
 }
 
+/// The columns that [`from_batch`] cannot do without: those that hold no `Option`, but for the partition's.
+pub fn required_columns() -> Vec<&'static str> {
+    let required = READ_SCHEMA.fields().iter().filter(|field| !field.is_nullable());
+    required.map(|field| field.name().as_str()).collect()
+}
+
 /// Rows as columns of [`arrow_schema`]. Times are cut to microseconds.
 pub fn to_batch(rows: &[ResultRow]) -> Result<RecordBatch, WriteError> {
     let mut table = Columns::of(rows);

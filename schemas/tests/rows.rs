@@ -161,11 +161,7 @@ fn what_is_not_a_row_is_named() {
         assert_eq!(error.to_string(), expected);
     };
     let texts = |text: &str| -> Option<ArrayRef> { Some(Arc::new(StringArray::from(vec![text; rows.len()]))) };
-    check(
-        "event_id",
-        texts("17"),
-        "row 0: event_id: invalid length: found 2",
-    );
+    check("event_id", texts("17"), "row 0: event_id: invalid length: found 2");
     check(
         "outcome",
         texts("fine"),

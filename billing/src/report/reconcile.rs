@@ -1,0 +1,304 @@
+//! Whether the ledger says what the results say: row by row, token by token, cent by cent.
+//!
+//! Each row of `results` is rated again with the same pure function that wrote the ledger, and the ledger
+//! row of that result must be equal in every field. Rows are paired in rounds ([`super::window`]); those
+//! that do not pair are read once more, to say what is wrong with each.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemas::billing::EventKind;
+use schemas::ids::{JobId, TenantId};
+use uuid::Uuid;
+
+use super::ledger::{self, Quarantine, Quarantined};
+use super::lines::{self, Charge, Groups, Line, Meters, Unrated};
+use super::pairing::Pairing;
+use super::usage::{Sources, at_list};
+use super::window::IDS_MAX;
+use super::{Difference, ReportError, Table};
+use crate::contract::Contracts;
+use crate::money::{Currency, Money, MoneyError};
+use crate::price_book::PriceBook;
+use crate::sku::Meter;
+
+/// How many requests each job was submitted with.
+pub type Expected = BTreeMap<(TenantId, JobId), u64>;
+
+/// What does not agree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// A result that the ledger does not have, or a ledger row without a result, or one of them twice.
+    Unpaired {
+        /// Which result.
+        result_id: Uuid,
+        /// Whose, of which job, and which request.
+        request: String,
+        /// Rows of `results` with this id.
+        results: u32,
+        /// Rows of `billing_events` with this id.
+        events: u32,
+    },
+    /// A ledger row that is not what its result makes.
+    Differs {
+        /// Which result.
+        result_id: Uuid,
+        /// Whose, of which job, and which request.
+        request: String,
+        /// Which fields.
+        fields: Vec<Difference>,
+    },
+    /// A ledger row that is in no total.
+    Quarantined(Quarantined),
+    /// Ledger rows that name a price or contract that was not given.
+    Unrated(Unrated),
+    /// A job with more or fewer results than requests.
+    Job {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        job: JobId,
+        /// Requests submitted.
+        expected: u64,
+        /// Requests with a result.
+        found: u64,
+    },
+    /// A sum that is not the same on both sides.
+    Sum {
+        /// Of what.
+        what: String,
+        /// From `results`.
+        results: String,
+        /// From `billing_events`.
+        ledger: String,
+    },
+}
+
+/// One tenant's charged tokens and requests on both sides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantCheck {
+    /// Who.
+    pub tenant: TenantId,
+    /// Counted in `results`.
+    pub results: Meters,
+    /// Counted in `billing_events`.
+    pub ledger: Meters,
+}
+
+/// One currency's amounts on both sides: rated + rounding = invoiced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MoneyCheck {
+    /// Which.
+    pub currency: Currency,
+    /// Σ rated, from `results`.
+    pub rated_results: Money,
+    /// Σ rated, from `billing_events`.
+    pub rated: Money,
+    /// Σ over invoice lines of what rounding added.
+    pub rounding: Money,
+    /// Σ invoice lines.
+    pub invoiced: Money,
+}
+
+/// The reconciliation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reconciliation {
+    /// Rows of `results`, each id once.
+    pub results: u64,
+    /// Usage rows of `billing_events`, each result once.
+    pub events: u64,
+    /// Jobs whose number of requests was checked.
+    pub jobs: usize,
+    /// Sums by tenant.
+    pub tenants: Vec<TenantCheck>,
+    /// Sums by currency.
+    pub money: Vec<MoneyCheck>,
+    /// How much does not agree.
+    pub findings: u64,
+    /// What does not agree; the first hundred of each kind.
+    pub shown: Vec<Finding>,
+    /// Tenants with charges under no contract.
+    pub at_list: BTreeSet<TenantId>,
+    /// What the amounts were made with.
+    pub sources: Sources,
+}
+
+impl Reconciliation {
+    /// The verdict.
+    pub fn passed(&self) -> bool {
+        self.findings == 0
+    }
+
+    fn find(&mut self, finding: Finding) {
+        self.findings += 1;
+        self.shown.push(finding);
+    }
+
+    fn find_quarantined(&mut self, quarantine: &Quarantine) {
+        // A payload that is shown may have several rows.
+        self.findings += quarantine.rows - quarantine.shown.len() as u64;
+        quarantine
+            .shown
+            .iter()
+            .for_each(|row| self.find(Finding::Quarantined(row.clone())));
+    }
+
+    fn find_jobs(&mut self, expected: &Expected, found: &Expected) {
+        for ((tenant, job), expected) in expected {
+            let found = found.get(&(tenant.clone(), job.clone())).copied().unwrap_or_default();
+            if found != *expected {
+                self.find(Finding::Job {
+                    tenant: tenant.clone(),
+                    job: job.clone(),
+                    expected: *expected,
+                    found,
+                });
+            }
+        }
+    }
+
+    fn find_sums(&mut self) {
+        let mut sums = Vec::new();
+        for check in &self.tenants {
+            for meter in Meter::ALL {
+                let what = format!("{} of {}", meter.column(), check.tenant);
+                sums.push((
+                    what,
+                    check.results.get(meter).to_string(),
+                    check.ledger.get(meter).to_string(),
+                ));
+            }
+        }
+        for check in &self.money {
+            let rounded = check
+                .rated
+                .plus(check.rounding)
+                .map_or_else(|error| error.to_string(), |sum| sum.to_string());
+            let currency = check.currency;
+            sums.push((
+                format!("rated in {currency}"),
+                check.rated_results.to_string(),
+                check.rated.to_string(),
+            ));
+            sums.push((
+                format!("rated and rounding against invoice lines in {currency}"),
+                rounded,
+                check.invoiced.to_string(),
+            ));
+        }
+        for (what, results, ledger) in sums.into_iter().filter(|(_, results, ledger)| results != ledger) {
+            self.find(Finding::Sum { what, results, ledger });
+        }
+    }
+}
+
+/// Compares `results` with the usage rows of `billing_events`, and where `expected` names a job, its
+/// results with the number of its requests. Optional columns of both tables are not read.
+pub fn reconcile(
+    results: &Table<'_>,
+    events: &Table<'_>,
+    expected: &Expected,
+    book: &PriceBook,
+    contracts: &Contracts,
+) -> Result<Reconciliation, ReportError> {
+    let pairing = Pairing {
+        results,
+        events,
+        book,
+        contracts,
+    };
+    let paired = pairing.all(expected, IDS_MAX)?;
+    let ledger = ledger::read(events, IDS_MAX, |row| row.event_kind == EventKind::Usage)?;
+    let of_results = lines::rated(&paired.groups, book, contracts)?;
+    let of_ledger = lines::rated(&ledger.groups, book, contracts)?;
+    let mut out = Reconciliation {
+        results: paired.results,
+        events: paired.events,
+        jobs: expected.len(),
+        tenants: tenants(&paired.groups, &ledger.groups)?,
+        money: money(&of_results.lines, &of_ledger.lines)?,
+        // What is not shown counts all the same.
+        findings: paired.faulty - paired.shown.len() as u64,
+        shown: Vec::new(),
+        at_list: at_list(&of_ledger.lines),
+        sources: Sources::of(book, contracts),
+    };
+    pairing
+        .explain(&paired.shown)?
+        .into_iter()
+        .for_each(|finding| out.find(finding));
+    out.find_quarantined(&ledger.quarantine);
+    of_ledger
+        .unrated
+        .into_iter()
+        .for_each(|unrated| out.find(Finding::Unrated(unrated)));
+    out.find_jobs(expected, &paired.of_job);
+    out.find_sums();
+    Ok(out)
+}
+
+fn tenants(results: &Groups, ledger: &Groups) -> Result<Vec<TenantCheck>, ReportError> {
+    let mut checks: BTreeMap<TenantId, TenantCheck> = BTreeMap::new();
+    for (side, groups) in [(0, results), (1, ledger)] {
+        for (group, meters) in groups
+            .iter()
+            .filter(|(group, _)| matches!(group.charge, Charge::Billable { .. }))
+        {
+            let empty = |tenant: &TenantId| TenantCheck {
+                tenant: tenant.clone(),
+                results: Meters::default(),
+                ledger: Meters::default(),
+            };
+            let check = checks.entry(group.tenant.clone()).or_insert_with_key(empty);
+            let sum = if side == 0 {
+                &mut check.results
+            } else {
+                &mut check.ledger
+            };
+            *sum = sum.plus(*meters).map_err(|column| ReportError::Quantity {
+                tenant: group.tenant.to_string(),
+                period: group.period.clone(),
+                column,
+            })?;
+        }
+    }
+    Ok(checks.into_values().collect())
+}
+
+fn money(of_results: &[Line], of_ledger: &[Line]) -> Result<Vec<MoneyCheck>, ReportError> {
+    let mut checks: BTreeMap<Currency, MoneyCheck> = BTreeMap::new();
+    let sides = of_results
+        .iter()
+        .map(|line| (line, false))
+        .chain(of_ledger.iter().map(|line| (line, true)));
+    for (line, is_ledger) in sides {
+        let check = checks.entry(line.currency).or_insert_with_key(|currency| MoneyCheck {
+            currency: *currency,
+            rated_results: Money::ZERO,
+            rated: Money::ZERO,
+            rounding: Money::ZERO,
+            invoiced: Money::ZERO,
+        });
+        let added = if is_ledger {
+            check.add_ledger(line)
+        } else {
+            check.add_result(line)
+        };
+        let (tenant, period) = (line.tenant.to_string(), line.period.clone());
+        added.map_err(|source| ReportError::Money { tenant, period, source })?;
+    }
+    Ok(checks.into_values().collect())
+}
+
+impl MoneyCheck {
+    fn add_result(&mut self, line: &Line) -> Result<(), MoneyError> {
+        self.rated_results = self.rated_results.plus(line.contracted)?;
+        Ok(())
+    }
+
+    fn add_ledger(&mut self, line: &Line) -> Result<(), MoneyError> {
+        self.rated = self.rated.plus(line.contracted)?;
+        self.rounding = self.rounding.plus(line.billed.minus(line.contracted)?)?;
+        self.invoiced = self.invoiced.plus(line.billed)?;
+        Ok(())
+    }
+}

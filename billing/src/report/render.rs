@@ -1,0 +1,356 @@
+//! Reports as text: tables for the terminal, CSV for spreadsheets.
+//!
+//! Amounts are shown exactly; those that are billed have the decimals of their currency.
+
+use std::fmt::{Display, Write as _};
+use std::io;
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{Cell, CellAlignment, Table};
+
+use super::lines::{Line, Meters, Unrated};
+use super::reconcile::{Finding, Reconciliation};
+use super::usage::{Sources, Total, UsageReport};
+use crate::money::Money;
+use crate::sku::Meter;
+
+/// The usage report for a terminal: lines, totals, and what to know about them.
+pub fn usage_table(report: &UsageReport) -> String {
+    let mut lines = table(
+        &["tenant", "month", "model", "tier", "class"],
+        &["quantity", "list", "contracted", "billed"],
+        &["", "price"],
+    );
+    for line in &report.lines {
+        let mut row = texts([
+            line.tenant.as_str(),
+            &line.period,
+            &line.sku.model_id,
+            line.sku.tier.as_str(),
+        ]);
+        row.push(Cell::new(line.sku.meter.class()));
+        row.push(number(grouped(line.quantity)));
+        row.extend(amounts(
+            line.list,
+            line.contracted,
+            &line.billed.to_minor(line.currency),
+        ));
+        row.extend(texts([line.currency.code(), price_of(line)]));
+        lines.add_row(row);
+    }
+    let mut totals = table(
+        &["tenant", "month"],
+        &[
+            "requests",
+            "not charged",
+            "input",
+            "cached input",
+            "output",
+            "list",
+            "contracted",
+            "billed",
+        ],
+        &[""],
+    );
+    for total in &report.totals {
+        totals.add_row(total_row(total));
+    }
+    let mut out = String::new();
+    if !report.lines.is_empty() {
+        let _ = writeln!(out, "Usage by tenant, month and SKU\n{lines}\n");
+    }
+    let _ = writeln!(out, "Totals by tenant and month\n{totals}");
+    out.push_str(&usage_notes(report));
+    out
+}
+
+/// The lines of the usage report as CSV (RFC 4180), amounts exact.
+pub fn usage_csv(report: &UsageReport, out: impl io::Write) -> csv::Result<()> {
+    let mut csv = csv::Writer::from_writer(out);
+    csv.write_record([
+        "tenant_id",
+        "usage_period",
+        "sku_id",
+        "model_id",
+        "service_tier",
+        "meter",
+        "quantity",
+        "currency",
+        "list_amount",
+        "contracted_amount",
+        "billed_amount",
+        "rated_at",
+        "contract_version",
+        "price_book_id",
+        "price_version",
+    ])?;
+    for line in &report.lines {
+        csv.write_record([
+            line.tenant.as_str(),
+            &line.period,
+            &line.sku.to_string(),
+            &line.sku.model_id,
+            line.sku.tier.as_str(),
+            line.sku.meter.column(),
+            &line.quantity.to_string(),
+            line.currency.code(),
+            &line.list.to_string(),
+            &line.contracted.to_string(),
+            &line.billed.to_minor(line.currency),
+            price_of(line),
+            line.contract_version.as_deref().unwrap_or_default(),
+            &report.sources.price_book,
+            &line.price_version,
+        ])?;
+    }
+    csv.flush().map_err(csv::Error::from)
+}
+
+/// The reconciliation for a terminal, the verdict last.
+pub fn reconciliation(report: &Reconciliation) -> String {
+    let mut tenants = table(
+        &["tenant", "charged by"],
+        &["requests", "input", "cached input", "output"],
+        &["agrees"],
+    );
+    for check in &report.tenants {
+        for (side, meters) in [("results", &check.results), ("billing_events", &check.ledger)] {
+            let mut row = texts([check.tenant.as_str(), side]);
+            row.extend(meter_cells(meters));
+            row.push(Cell::new(yes(check.results == check.ledger)));
+            tenants.add_row(row);
+        }
+    }
+    let mut money = table(
+        &["currency"],
+        &["rated from results", "rated", "rounding", "invoice lines"],
+        &["agrees"],
+    );
+    for check in &report.money {
+        let agrees = check.rated_results == check.rated && check.rated.plus(check.rounding) == Ok(check.invoiced);
+        let mut row = texts([check.currency.code()]);
+        row.extend([check.rated_results, check.rated, check.rounding].map(number));
+        row.push(number(check.invoiced.to_minor(check.currency)));
+        row.push(Cell::new(yes(agrees)));
+        money.add_row(row);
+    }
+    let mut out = String::new();
+    let _ = writeln!(out, "Tokens by tenant\n{tenants}\n\nAmounts by currency\n{money}");
+    let (results, events) = (grouped(report.results), grouped(report.events));
+    let _ = writeln!(out, "Results: {results}. Results that billing_events name: {events}.");
+    if report.jobs > 0 {
+        let _ = writeln!(
+            out,
+            "The results of {} jobs were counted against their requests.",
+            grouped(report.jobs)
+        );
+    }
+    out.push_str(&source_notes(
+        &report.sources,
+        report.at_list.iter().map(|tenant| tenant.as_str()),
+    ));
+    for finding in &report.shown {
+        let _ = writeln!(out, "BREAK  {finding}");
+    }
+    let hidden = report.findings - report.shown.len() as u64;
+    if hidden > 0 {
+        let _ = writeln!(out, "BREAK  and {} more", grouped(hidden));
+    }
+    let verdict = match report.findings {
+        0 => "Reconciled: the ledger says what the results say.".to_owned(),
+        breaks => format!("NOT reconciled: {} breaks.", grouped(breaks)),
+    };
+    let _ = writeln!(out, "{verdict}");
+    out
+}
+
+impl Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Finding::Unpaired {
+                result_id,
+                request,
+                results,
+                events,
+            } => {
+                write!(
+                    f,
+                    "result {result_id} ({request}): {results} rows in results, {events} in billing_events"
+                )
+            }
+            Finding::Differs {
+                result_id,
+                request,
+                fields,
+            } => {
+                write!(f, "result {result_id} ({request}):")?;
+                for field in fields {
+                    write!(
+                        f,
+                        " {} must be {:?}, but is {:?};",
+                        field.field, field.expected, field.found
+                    )?;
+                }
+                Ok(())
+            }
+            Finding::Quarantined(row) => {
+                let (id, result, tenant) = (row.event_id, row.result_id, &row.tenant);
+                write!(
+                    f,
+                    "event {id} of {tenant}, ingested {}, for result {result}: {}",
+                    row.ingested_at, row.reason
+                )
+            }
+            Finding::Unrated(Unrated { tenant, period, what }) => {
+                write!(
+                    f,
+                    "{tenant} {period}: the ledger names {what}, which is not among the files given"
+                )
+            }
+            Finding::Job {
+                tenant,
+                job,
+                expected,
+                found,
+            } => {
+                write!(f, "job {job} of {tenant}: {expected} requests, {found} with a result")
+            }
+            Finding::Sum { what, results, ledger } => write!(f, "{what}: results {results}, ledger {ledger}"),
+        }
+    }
+}
+
+fn total_row(total: &Total) -> Vec<Cell> {
+    let mut row = texts([total.tenant.as_str(), &total.period]);
+    let [requests, tokens @ ..] = meter_cells(&total.charged);
+    row.push(requests);
+    row.push(number(grouped(
+        total
+            .free_requests
+            .values()
+            .map(|count| i128::from(*count))
+            .sum::<i128>(),
+    )));
+    row.extend(tokens);
+    match total.currency {
+        Some(currency) => {
+            row.extend(amounts(total.list, total.contracted, &total.billed.to_minor(currency)));
+            row.push(Cell::new(currency));
+        }
+        None => row.extend(texts(["", "", "", ""])),
+    }
+    row
+}
+
+fn usage_notes(report: &UsageReport) -> String {
+    let mut out = String::new();
+    for total in report.totals.iter().filter(|total| !total.free_requests.is_empty()) {
+        let reasons: Vec<_> = total
+            .free_requests
+            .iter()
+            .map(|(reason, count)| format!("{reason} {}", grouped(*count)))
+            .collect();
+        let _ = writeln!(
+            out,
+            "Not charged, {} {}: {}.",
+            total.tenant,
+            total.period,
+            reasons.join(", ")
+        );
+    }
+    out.push_str(&source_notes(
+        &report.sources,
+        report.at_list.iter().map(|tenant| tenant.as_str()),
+    ));
+    for tenant in &report.settled_later {
+        let _ = writeln!(
+            out,
+            "{tenant} has a monthly minimum or prepaid credit; the invoice settles it, this report does not."
+        );
+    }
+    if report.repeated > 0 {
+        let _ = writeln!(out, "{} repeated rows were counted once.", grouped(report.repeated));
+    }
+    if report.quarantine.rows > 0 {
+        let _ = writeln!(
+            out,
+            "{} rows are quarantined and in no total:",
+            grouped(report.quarantine.rows)
+        );
+        for row in &report.quarantine.shown {
+            let _ = writeln!(out, "  {}", Finding::Quarantined(row.clone()));
+        }
+    }
+    out
+}
+
+fn source_notes<'a>(sources: &Sources, at_list: impl Iterator<Item = &'a str>) -> String {
+    let mut out = String::new();
+    for (version, sha256) in &sources.versions {
+        let _ = writeln!(
+            out,
+            "Price book {}, version {version}, SHA-256 {sha256}.",
+            sources.price_book
+        );
+    }
+    let _ = writeln!(out, "Contracts SHA-256 {}.", sources.contracts);
+    let at_list: Vec<_> = at_list.collect();
+    let _ = match at_list.is_empty() {
+        true => writeln!(out, "Every tenant charged here has a contract."),
+        false => writeln!(out, "Rated at list, without a contract: {}.", at_list.join(", ")),
+    };
+    out
+}
+
+/// Left, right and left aligned columns.
+fn table(before: &[&str], numbers: &[&str], after: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    let mut header = texts(before.iter().copied());
+    header.extend(numbers.iter().map(number));
+    header.extend(texts(after.iter().copied()));
+    table.set_header(header);
+    table
+}
+
+fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<Cell> {
+    texts.into_iter().map(Cell::new).collect()
+}
+
+fn number(value: impl Display) -> Cell {
+    Cell::new(value.to_string()).set_alignment(CellAlignment::Right)
+}
+
+fn amounts(list: Money, contracted: Money, billed: &str) -> [Cell; 3] {
+    [number(list), number(contracted), number(billed)]
+}
+
+/// Requests first, then the token classes.
+fn meter_cells(meters: &Meters) -> [Cell; 4] {
+    [Meter::Requests, Meter::InputUncached, Meter::InputCached, Meter::Output]
+        .map(|meter| number(grouped(meters.get(meter))))
+}
+
+fn price_of(line: &Line) -> &'static str {
+    if line.negotiated { "negotiated" } else { "list" }
+}
+
+fn yes(agrees: bool) -> &'static str {
+    if agrees { "yes" } else { "NO" }
+}
+
+/// `-1234567` as `-1,234,567`.
+fn grouped(number: impl Display) -> String {
+    let digits = number.to_string();
+    let (sign, digits) = digits
+        .strip_prefix('-')
+        .map_or(("", digits.as_str()), |digits| ("-", digits));
+    let mut out = sign.to_owned();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
