@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::Kernel;
 use crate::cpu::Pass;
 use crate::float::lanes::{LANES, max_abs_bits};
+use crate::float::simd::Simd;
 use crate::ternary::LINE_COLS;
 
 /// The smallest absmax: an all-zero token still has a finite scale.
@@ -170,7 +171,7 @@ impl Pass for Quantize<'_> {
     type Output = (f32, i32);
 
     #[inline(always)]
-    fn run(self) -> (f32, i32) {
+    fn run<S: Simd>(self, _: S) -> (f32, i32) {
         let absmax = f32::from_bits(max_abs_bits(self.x));
         let scale = 127.0 / if absmax < ABSMAX_MIN { ABSMAX_MIN } else { absmax };
         let mut words = self.words.iter_mut().step_by(self.width);

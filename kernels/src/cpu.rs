@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::float::simd::{Plain, Simd};
+
 /// An instruction set that runs on this CPU. Copy it freely; choose one at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
@@ -34,7 +36,7 @@ pub struct Avx512Bw(());
 /// Proof that this CPU has AVX-512 F, BW, DQ, VL and VNNI.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Avx512Vnni(());
+pub struct Avx512Vnni(Avx512Bw);
 
 /// `BITNET_KERNEL` asks for a kernel that this CPU does not run or that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +52,8 @@ pub struct UnavailableKernel {
 pub(crate) trait Pass {
     /// What the loop returns.
     type Output;
-    /// Runs the loop.
-    fn run(self) -> Self::Output;
+    /// Runs the loop. What the compiler cannot vectorize uses the operations of `simd`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
 impl Kernel {
@@ -115,13 +117,16 @@ impl Kernel {
     /// Runs a loop compiled for this kernel's instruction set.
     pub(crate) fn run<P: Pass>(self, pass: P) -> P::Output {
         match self {
-            Kernel::Scalar => pass.run(),
-            // SAFETY: an `Avx2` exists only if `detect` saw these features on this CPU.
+            Kernel::Scalar => pass.run(Plain),
+            // SAFETY: the token proves the features.
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2(Avx2(())) => unsafe { run_avx2(pass) },
-            // SAFETY: an `Avx512Bw` or `Avx512Vnni` exists only if `detect` saw these features on this CPU.
+            Kernel::Avx2(proof) => unsafe { run_avx2(pass, proof) },
+            // SAFETY: the token proves the features.
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512Bw(Avx512Bw(())) | Kernel::Avx512Vnni(Avx512Vnni(())) => unsafe { run_avx512(pass) },
+            Kernel::Avx512Bw(proof) => unsafe { run_avx512(pass, proof) },
+            // SAFETY: the token proves the features, and more.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Vnni(Avx512Vnni(proof)) => unsafe { run_avx512(pass, proof) },
         }
     }
 }
@@ -169,18 +174,20 @@ impl Avx512Bw {
 #[cfg(target_arch = "x86_64")]
 impl Avx512Vnni {
     fn detect() -> Option<Avx512Vnni> {
-        (Avx512Bw::detect().is_some() && is_x86_feature_detected!("avx512vnni")).then_some(Avx512Vnni(()))
+        Avx512Bw::detect()
+            .filter(|_| is_x86_feature_detected!("avx512vnni"))
+            .map(Avx512Vnni)
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn run_avx2<P: Pass>(pass: P) -> P::Output {
-    pass.run()
+fn run_avx2<P: Pass>(pass: P, proof: Avx2) -> P::Output {
+    pass.run(proof)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-fn run_avx512<P: Pass>(pass: P) -> P::Output {
-    pass.run()
+fn run_avx512<P: Pass>(pass: P, proof: Avx512Bw) -> P::Output {
+    pass.run(proof)
 }

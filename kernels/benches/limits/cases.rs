@@ -1,6 +1,7 @@
 //! The cases: the shapes of microsoft/bitnet-b1.58-2B-4T.
 
-use std::time::{Duration, Instant};
+use crate::limits::Instant;
+use std::time::Duration;
 
 use kernels::activations::Activations;
 use kernels::float::{DenseMatrix, KvCache, KvShape, QuerySpan, attention};

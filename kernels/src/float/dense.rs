@@ -8,15 +8,14 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::lanes::{LANES, Lanes, mul_add, padded, sum};
+use super::lanes::{LANES, Lanes, padded, sum};
 use crate::Kernel;
 use crate::cpu::Pass;
+use crate::float::simd::Simd;
 use crate::memory::SharedRows;
 
-/// Matrix rows of a task.
-const TASK_ROWS: usize = 64;
-/// Matrix rows and hidden states of a register tile.
-const TILE: usize = 4;
+/// Matrix rows of a task, a multiple of what the register tiles take.
+const TASK_ROWS: usize = 48;
 
 /// `[rows, cols]` of bf16 or f32.
 #[derive(Debug)]
@@ -151,24 +150,23 @@ fn check(rows: usize, cols: usize, len: usize) -> Result<(), DenseError> {
 
 /// A stored value that widens to f32 exactly.
 trait Element: Copy + Default + Sync {
-    fn widened(self) -> f32;
+    fn load<S: Simd>(simd: S, values: &[Self; LANES]) -> S::V;
 }
 
 impl Element for u16 {
     #[inline(always)]
-    fn widened(self) -> f32 {
-        widen(self)
+    fn load<S: Simd>(simd: S, bits: &[u16; LANES]) -> S::V {
+        simd.load_bf16(bits)
     }
 }
 
 impl Element for f32 {
     #[inline(always)]
-    fn widened(self) -> f32 {
-        self
+    fn load<S: Simd>(simd: S, values: &Lanes) -> S::V {
+        simd.load(values)
     }
 }
 
-#[inline(always)]
 fn widen(bf16: u16) -> f32 {
     f32::from_bits(u32::from(bf16) << 16)
 }
@@ -186,60 +184,63 @@ impl<E: Element> Pass for Block<'_, E> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, simd: S) {
         let states = self.x.len().checked_div(self.cols).unwrap_or(0);
-        for state in (0..states).step_by(TILE) {
-            for row in self.rows.clone().step_by(TILE) {
-                let tile = (state..states.min(state + TILE), row..self.rows.end.min(row + TILE));
-                self.tile_of_any_size(tile.0, tile.1);
-            }
+        let mut state = 0;
+        while state < states {
+            state += match states - state {
+                8.. if S::WIDE => self.states::<S, 8, 3>(simd, state),
+                4.. if S::WIDE => self.states::<S, 4, 4>(simd, state),
+                2.. => self.states::<S, 2, 2>(simd, state),
+                _ => self.states::<S, 1, 4>(simd, state),
+            };
         }
     }
 }
 
 impl<E: Element> Block<'_, E> {
+    /// The dot products of `N` states with all rows, `M` at a time; returns `N`.
     #[inline(always)]
-    fn tile_of_any_size(&self, states: Range<usize>, rows: Range<usize>) {
-        if states.len() == TILE && rows.len() == TILE {
-            return self.tile::<TILE, TILE>(states.start, rows.start);
-        }
-        for state in states {
-            if rows.len() == TILE {
-                self.tile::<1, TILE>(state, rows.start);
-                continue;
-            }
-            for row in rows.clone() {
-                self.tile::<1, 1>(state, row);
+    fn states<S: Simd, const N: usize, const M: usize>(&self, simd: S, state: usize) -> usize {
+        let mut row = self.rows.start;
+        while row < self.rows.end {
+            if self.rows.end - row >= M {
+                self.tile::<S, N, M>(simd, state, row);
+                row += M;
+            } else {
+                self.tile::<S, N, 1>(simd, state, row);
+                row += 1;
             }
         }
+        N
     }
 
     /// The dot products of `N` states with `M` rows.
     #[inline(always)]
-    fn tile<const N: usize, const M: usize>(&self, state: usize, row: usize) {
+    fn tile<S: Simd, const N: usize, const M: usize>(&self, simd: S, state: usize, row: usize) {
         let x: [&[f32]; N] = std::array::from_fn(|n| &self.x[(state + n) * self.cols..][..self.cols]);
         let w: [&[E]; M] = std::array::from_fn(|m| &self.matrix[(row + m) * self.cols..][..self.cols]);
-        let mut acc = [[[0.0; LANES]; M]; N];
         let (chunks, rest) = (self.cols / LANES, self.cols / LANES * LANES..self.cols);
         let (x_chunks, w_chunks) = (
             x.map(|x| &x.as_chunks().0[..chunks]),
             w.map(|w| &w.as_chunks().0[..chunks]),
         );
+        let mut acc = [[simd.splat(0.0); M]; N];
         for c in 0..chunks {
-            step(x_chunks.map(|x| &x[c]), w_chunks.map(|w| &w[c]), &mut acc);
+            step(simd, x_chunks.map(|x| &x[c]), w_chunks.map(|w| &w[c]), &mut acc);
         }
         if !rest.is_empty() {
-            let (x, w) = (
-                x.map(|x| padded(&x[rest.clone()], 0.0)),
-                w.map(|w| padded(&w[rest.clone()], E::default())),
-            );
-            step(x.each_ref(), w.each_ref(), &mut acc);
+            let x = x.map(|x| padded(&x[rest.clone()], 0.0));
+            let w = w.map(|w| padded(&w[rest.clone()], E::default()));
+            step(simd, x.each_ref(), w.each_ref(), &mut acc);
         }
-        for (n, acc) in acc.iter().enumerate() {
+        for (n, acc) in acc.into_iter().enumerate() {
             // SAFETY: a block's rows are columns of `out` that no other block has, and pieces live one at a time.
             let out = unsafe { self.out.piece(state + n, row, M) };
             for (out, acc) in out.iter_mut().zip(acc) {
-                *out = sum(acc);
+                let mut lanes = [0.0; LANES];
+                simd.store(acc, &mut lanes);
+                *out = sum(&lanes);
             }
         }
     }
@@ -247,14 +248,20 @@ impl<E: Element> Block<'_, E> {
 
 /// Adds the products of sixteen columns.
 #[inline(always)]
-fn step<E: Element, const N: usize, const M: usize>(x: [&Lanes; N], w: [&[E; LANES]; M], acc: &mut [[Lanes; M]; N]) {
+fn step<S: Simd, E: Element, const N: usize, const M: usize>(
+    simd: S,
+    x: [&Lanes; N],
+    w: [&[E; LANES]; M],
+    acc: &mut [[S::V; M]; N],
+) {
+    let mut lanes = [simd.splat(0.0); M];
     for m in 0..M {
-        let mut wide = [0.0; LANES];
-        for i in 0..LANES {
-            wide[i] = w[m][i].widened();
-        }
-        for n in 0..N {
-            mul_add(&wide, x[n], &mut acc[n][m]);
+        lanes[m] = E::load(simd, w[m]);
+    }
+    for n in 0..N {
+        let x = simd.load(x[n]);
+        for m in 0..M {
+            acc[n][m] = simd.mul_add(lanes[m], x, acc[n][m]);
         }
     }
 }

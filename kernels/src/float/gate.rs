@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::lanes::exp;
 use crate::Kernel;
 use crate::cpu::Pass;
+use crate::float::simd::Simd;
 
 /// Values that one thread takes at a time.
 const CHUNK_LEN: usize = 1 << 14;
@@ -49,7 +50,7 @@ impl Pass for ReluSquared<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         for (gate, up) in self.gate.iter_mut().zip(self.up) {
             let positive = if *gate < 0.0 { 0.0 } else { *gate }; // keeps NaN
             *gate = positive * positive * up;
@@ -66,7 +67,7 @@ impl Pass for Silu<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         for (gate, up) in self.gate.iter_mut().zip(self.up) {
             *gate = *gate / (1.0 + exp(-*gate)) * up;
         }
@@ -82,7 +83,7 @@ impl Pass for Add<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         for (x, y) in self.x.iter_mut().zip(self.y) {
             *x += y;
         }

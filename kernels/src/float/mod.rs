@@ -8,6 +8,7 @@ pub mod kv_cache;
 pub mod attention;
 pub mod dense;
 pub(crate) mod lanes;
+pub(crate) mod simd;
 
 pub use attention::{QuerySpan, attention};
 pub use dense::{DenseError, DenseMatrix};

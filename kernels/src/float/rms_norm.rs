@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::lanes::sum_of_squares;
 use crate::Kernel;
 use crate::cpu::Pass;
+use crate::float::simd::Simd;
 
 /// Values below which a second thread costs more than it saves.
 const PARALLEL_MIN: usize = 1 << 15;
@@ -38,7 +39,7 @@ impl Pass for Normalise<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         let mean = sum_of_squares(self.x) / self.x.len() as f32;
         let factor = 1.0 / (mean + self.eps).sqrt();
         for ((out, x), weight) in self.out.iter_mut().zip(self.x).zip(self.weight) {

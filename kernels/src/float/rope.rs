@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::Kernel;
 use crate::cpu::Pass;
+use crate::float::simd::Simd;
 
 /// Values below which a second thread costs more than it saves.
 const PARALLEL_MIN: usize = 1 << 15;
@@ -85,7 +86,7 @@ impl Pass for Rotate<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         let half = self.cos.len();
         for head in self.x.chunks_exact_mut(half * 2) {
             let (low, high) = head.split_at_mut(half);

@@ -3,6 +3,7 @@
 use super::lanes::{LANES, exp, max, padded, sum};
 use crate::Kernel;
 use crate::cpu::Pass;
+use crate::float::simd::Simd;
 
 /// `x = e^(x − max) / Σ e^(x − max)`. Values of −∞ become 0.
 pub fn softmax(kernel: Kernel, x: &mut [f32]) {
@@ -38,7 +39,7 @@ impl Pass for Exponentials<'_> {
     type Output = f32;
 
     #[inline(always)]
-    fn run(self) -> f32 {
+    fn run<S: Simd>(self, _: S) -> f32 {
         let max = max(self.x);
         let mut acc = [0.0; LANES];
         let (chunks, rest) = self.x.as_chunks_mut::<LANES>();
@@ -65,7 +66,7 @@ impl Pass for Divide<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         for x in self.x {
             *x /= self.by;
         }
@@ -80,7 +81,7 @@ impl Pass for Largest<'_> {
     type Output = f32;
 
     #[inline(always)]
-    fn run(self) -> f32 {
+    fn run<S: Simd>(self, _: S) -> f32 {
         max(self.x)
     }
 }
@@ -95,7 +96,7 @@ impl Pass for ExponentialSum<'_> {
     type Output = f32;
 
     #[inline(always)]
-    fn run(self) -> f32 {
+    fn run<S: Simd>(self, _: S) -> f32 {
         let mut acc = [0.0; LANES];
         let (chunks, rest) = self.x.as_chunks::<LANES>();
         for x in chunks {
@@ -121,7 +122,7 @@ impl Pass for Shift<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         for x in self.x {
             *x = *x - self.max - self.ln;
         }

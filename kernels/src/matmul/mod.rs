@@ -20,6 +20,7 @@ use rayon::prelude::*;
 use crate::Kernel;
 use crate::activations::{Activations, PANEL_TOKENS_MAX, Panel};
 use crate::cpu::Pass;
+use crate::float::simd::Simd;
 use crate::memory::{Line, SharedRows};
 use crate::ternary::{TILE_LANES, TILE_ROWS, TernaryMatrix};
 
@@ -183,7 +184,7 @@ impl Pass for Scale<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         for (out, &sum) in self.out.iter_mut().zip(self.sums) {
             *out = sum as f32 * self.by;
         }

@@ -1,0 +1,301 @@
+//! The queries of one task against their context.
+//!
+//! Scores of two groups of 16 positions, and sums of values, stay in registers for up to eight queries at a time, or two
+//! where registers are few. How queries are put together changes which loads they share, never the order of a sum.
+
+use std::ops::Range;
+
+use super::super::kv_cache::KvCache;
+use super::super::lanes::{LANES, Lanes};
+use super::super::softmax::Exponentials;
+use crate::cpu::Pass;
+use crate::float::simd::Simd;
+
+/// The keys and values that queries see.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) cache: &'a KvCache,
+    pub(super) layer: usize,
+    pub(super) kv_head: usize,
+    pub(super) blocks: &'a [u32],
+}
+
+/// A query and how many positions it sees.
+#[derive(Clone, Copy)]
+pub(super) struct Query<'a> {
+    pub(super) q: &'a [f32],
+    pub(super) positions: usize,
+}
+
+/// A thread's working memory.
+#[derive(Default)]
+pub(super) struct Scratch {
+    scores: Vec<f32>,         // [queries, positions in whole groups]
+    sums: Vec<f32>,           // [queries]
+    pub(super) acc: Vec<f32>, // [queries, value_stride]
+}
+
+/// Attends queries of one key-value head; the result is in `scratch.acc`.
+pub(super) struct Attend<'a> {
+    pub(super) context: Context<'a>,
+    pub(super) queries: &'a [Query<'a>],
+    pub(super) scratch: &'a mut Scratch,
+}
+
+impl Pass for Attend<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Attend {
+            context,
+            queries,
+            scratch: Scratch { scores, sums, acc },
+        } = self;
+        let (positions, value_stride) = (positions(queries), context.cache.shape().value_stride());
+        let stride = positions.next_multiple_of(LANES);
+        scores.resize(queries.len() * stride, 0.0);
+        sums.resize(queries.len(), 0.0);
+        acc.clear();
+        acc.resize(queries.len() * value_stride, 0.0);
+        for group in (0..stride / LANES).step_by(2) {
+            score(
+                simd,
+                queries,
+                context,
+                [group, (group + 1).min(stride / LANES - 1)],
+                scores,
+                stride,
+            );
+        }
+        for ((sum, row), query) in sums.iter_mut().zip(scores.chunks_exact_mut(stride)).zip(queries) {
+            *sum = Exponentials {
+                x: &mut row[..query.positions],
+            }
+            .run(simd);
+        }
+        let block_len = context.cache.shape().block_len;
+        for from in (0..positions).step_by(block_len) {
+            add_block(
+                simd,
+                queries,
+                context,
+                from..positions.min(from + block_len),
+                (scores, stride),
+                acc,
+            );
+        }
+        for (acc, sum) in acc.chunks_exact_mut(value_stride).zip(sums) {
+            for acc in acc {
+                *acc /= *sum;
+            }
+        }
+    }
+}
+
+/// The positions that any of the queries sees.
+#[inline(always)]
+fn positions(queries: &[Query<'_>]) -> usize {
+    queries.iter().map(|query| query.positions).fold(0, usize::max)
+}
+
+/// Writes the scores of two groups of positions, which may be the same one, for all queries.
+#[inline(always)]
+fn score<S: Simd>(
+    simd: S,
+    queries: &[Query<'_>],
+    context: Context<'_>,
+    groups: [usize; 2],
+    scores: &mut [f32],
+    stride: usize,
+) {
+    let keys = [context.keys(groups[0]), context.keys(groups[1])];
+    let mut row = 0;
+    while row < queries.len() {
+        let (queries, scores) = (&queries[row..], &mut scores[row * stride..]);
+        row += match queries.len() {
+            8.. if S::WIDE => score_tile::<S, 8>(simd, queries, keys, groups, scores, stride),
+            4.. if S::WIDE => score_tile::<S, 4>(simd, queries, keys, groups, scores, stride),
+            2.. => score_tile::<S, 2>(simd, queries, keys, groups, scores, stride),
+            _ => score_tile::<S, 1>(simd, queries, keys, groups, scores, stride),
+        };
+    }
+}
+
+/// The scores of the first `N` queries; returns `N`.
+#[inline(always)]
+fn score_tile<S: Simd, const N: usize>(
+    simd: S,
+    queries: &[Query<'_>],
+    keys: [&[Lanes]; 2],
+    groups: [usize; 2],
+    scores: &mut [f32],
+    stride: usize,
+) -> usize {
+    let q: [&[f32]; N] = std::array::from_fn(|n| &queries[n].q[..keys[0].len()]);
+    let mut acc = [[simd.splat(0.0); 2]; N];
+    for (d, (first, second)) in keys[0].iter().zip(keys[1]).enumerate() {
+        let (first, second) = (simd.load(first), simd.load(second));
+        for n in 0..N {
+            let q = simd.splat(q[n][d]);
+            acc[n][0] = simd.mul_add(q, first, acc[n][0]);
+            acc[n][1] = simd.mul_add(q, second, acc[n][1]);
+        }
+    }
+    let scale = simd.splat(1.0 / (keys[0].len() as f32).sqrt());
+    for n in 0..N {
+        for (i, group) in groups.into_iter().enumerate() {
+            let out = &mut scores[n * stride..(n + 1) * stride].as_chunks_mut().0[group];
+            simd.store(simd.mul(acc[n][i], scale), out);
+        }
+    }
+    N
+}
+
+/// Adds a block's weighted values to the sums `acc [queries, value_stride]`, weights being `[queries, stride]`.
+#[inline(always)]
+fn add_block<S: Simd>(
+    simd: S,
+    queries: &[Query<'_>],
+    context: Context<'_>,
+    block: Range<usize>,
+    (weights, stride): (&[f32], usize),
+    acc: &mut [f32],
+) {
+    let value_stride = context.cache.shape().value_stride();
+    let values = context.values(block.start);
+    let mut row = 0;
+    while row < queries.len() {
+        let (queries, weights) = (&queries[row..], (&weights[row * stride..], stride));
+        let acc = &mut acc[row * value_stride..];
+        row += match queries.len() {
+            8.. if S::WIDE => add_tile::<S, 8, 2>(simd, queries, values, block.clone(), weights, acc),
+            4.. if S::WIDE => add_tile::<S, 4, 4>(simd, queries, values, block.clone(), weights, acc),
+            2.. => add_tile::<S, 2, 2>(simd, queries, values, block.clone(), weights, acc),
+            _ => add_tile::<S, 1, 4>(simd, queries, values, block.clone(), weights, acc),
+        };
+    }
+}
+
+/// As [`add_block`] for the first `N` queries, `C` vectors of a value at a time; returns `N`.
+#[inline(always)]
+fn add_tile<S: Simd, const N: usize, const C: usize>(
+    simd: S,
+    queries: &[Query<'_>],
+    values: Values<'_>,
+    block: Range<usize>,
+    (weights, stride): (&[f32], usize),
+    acc: &mut [f32],
+) -> usize {
+    let limit = |n: usize| queries[n].positions.clamp(block.start, block.end);
+    let common = (0..N).map(limit).fold(block.end, usize::min);
+    let rows: [&[f32]; N] = std::array::from_fn(|n| &weights[n * stride..(n + 1) * stride]);
+    let from = block.start;
+    add_values::<S, N, C>(simd, rows.map(|row| &row[from..common]), values, acc);
+    for n in 0..N {
+        let acc = &mut acc[n * values.stride..(n + 1) * values.stride];
+        add_values::<S, 1, C>(simd, [&rows[n][common..limit(n)]], values.from(common - from), acc);
+    }
+    N
+}
+
+/// Adds `weights[n][p] * v[p]` for all weights, p ascending.
+#[inline(always)]
+fn add_values<S: Simd, const N: usize, const C: usize>(
+    simd: S,
+    weights: [&[f32]; N],
+    values: Values<'_>,
+    acc: &mut [f32],
+) {
+    let vectors = values.stride / LANES;
+    let mut vector = 0;
+    while vector < vectors && !weights[0].is_empty() {
+        vector += if vectors - vector >= C {
+            add_vectors::<S, N, C>(simd, weights, values, vector, acc)
+        } else {
+            add_vectors::<S, N, 1>(simd, weights, values, vector, acc)
+        };
+    }
+}
+
+/// As [`add_values`] for `C` vectors of a value; returns `C`.
+#[inline(always)]
+fn add_vectors<S: Simd, const N: usize, const C: usize>(
+    simd: S,
+    weights: [&[f32]; N],
+    values: Values<'_>,
+    vector: usize,
+    acc: &mut [f32],
+) -> usize {
+    let acc = acc.as_chunks_mut::<LANES>().0;
+    let at = |n: usize, c: usize| n * (values.stride / LANES) + vector + c;
+    let mut sums = [[simd.splat(0.0); C]; N];
+    for n in 0..N {
+        for c in 0..C {
+            sums[n][c] = simd.load(&acc[at(n, c)]);
+        }
+    }
+    let len = weights[0].len();
+    let weights = weights.map(|weights| &weights[..len]);
+    for (p, row) in values.rows[..len * values.stride]
+        .chunks_exact(values.stride)
+        .enumerate()
+    {
+        let lanes: &[Lanes; C] = row.as_chunks().0[vector..]
+            .first_chunk()
+            .expect("the row has these vectors");
+        for n in 0..N {
+            let weight = simd.splat(weights[n][p]);
+            for c in 0..C {
+                sums[n][c] = simd.mul_add(weight, simd.load(&lanes[c]), sums[n][c]);
+            }
+        }
+    }
+    for n in 0..N {
+        for c in 0..C {
+            simd.store(sums[n][c], &mut acc[at(n, c)]);
+        }
+    }
+    C
+}
+
+/// Consecutive positions' values, `[positions, stride]`.
+#[derive(Clone, Copy)]
+struct Values<'a> {
+    rows: &'a [f32],
+    stride: usize,
+}
+
+impl Values<'_> {
+    /// All but the first positions.
+    #[inline(always)]
+    fn from(self, positions: usize) -> Self {
+        Values {
+            rows: &self.rows[positions * self.stride..],
+            ..self
+        }
+    }
+}
+
+impl<'a> Context<'a> {
+    /// The keys of 16 positions, `[head_dim, 16]`.
+    #[inline(always)]
+    fn keys(self, group: usize) -> &'a [Lanes] {
+        let shape = self.cache.shape();
+        let groups = shape.block_len / LANES;
+        let block = self.cache.keys(self.layer, self.blocks[group / groups], self.kv_head);
+        let from = group % groups * shape.head_dim;
+        &block.as_chunks().0[from..from + shape.head_dim]
+    }
+
+    /// The values of the block that starts at a position.
+    #[inline(always)]
+    fn values(self, position: usize) -> Values<'a> {
+        let shape = self.cache.shape();
+        let block = self.blocks[position / shape.block_len];
+        Values {
+            rows: self.cache.values(self.layer, block, self.kv_head),
+            stride: shape.value_stride(),
+        }
+    }
+}
