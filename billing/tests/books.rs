@@ -10,14 +10,6 @@ use common::{CONTRACTS, PRICES, book, contracts};
 use proptest::prelude::*;
 use schemas::request::ServiceTier;
 
-fn price_error(from: &str, to: &str, expected: &str) {
-    assert!(PRICES.contains(from), "{from}");
-    let error = PriceBook::parse(&PRICES.replacen(from, to, 1), "prices.toml")
-        .unwrap_err()
-        .to_string();
-    assert!(error.starts_with("prices.toml:") && error.contains(expected), "{error}");
-}
-
 fn contract_error(from: &str, to: &str, expected: &str) {
     assert!(CONTRACTS.contains(from), "{from}");
     let error = Contracts::parse(&CONTRACTS.replacen(from, to, 1), "contracts.toml")
@@ -118,6 +110,118 @@ fn minimum_and_credit_are_whole_minor_units() {
     }
 }
 
+/// What in the example is changed, into what, and what must be said.
+const WRONG_PRICES: [[&str; 3]; 28] = [
+    [
+        "price = \"2.15\"",
+        "price = \"2.1O\"",
+        "price \"2.1O\" is not a decimal number; write digits",
+    ],
+    ["price = \"2.15\"", "price = \"-2.15\"", "not negative"],
+    [
+        "unit_tokens = 1_000_000",
+        "unit_tokens = 3",
+        "unit_tokens must divide 1000000",
+    ],
+    [
+        "half_away_from_zero",
+        "half_even",
+        "rounding must be \"half_away_from_zero\"",
+    ],
+    [
+        "default_currency = \"EUR\"",
+        "default_currency = \"CHF\"",
+        "default_currency CHF has no prices",
+    ],
+    [
+        "default_currency = \"EUR\"",
+        "default_currency = \"eur\"",
+        "\"eur\" is not an ISO 4217 currency",
+    ],
+    [
+        "2020-01-01T00:00:00Z",
+        "January",
+        "effective_from must be a moment like",
+    ],
+    ["rounding", "roundign", "unknown field `roundign`"],
+    [
+        "version = \"2026-01-01.1\"",
+        "version = \"\"",
+        "version must have 1 to 64 characters",
+    ],
+    [
+        "*/batch/output",
+        "mine/batch/output",
+        "*/batch/output has no price, so a new model could not be rated",
+    ],
+    [
+        "*/batch/output",
+        "*/bulk/output",
+        "service_tier must be one of interactive, standard, batch",
+    ],
+    [
+        "*/batch/output",
+        "*/batch/outputs",
+        "class must be one of input, cached_input, output, request",
+    ],
+    ["*/batch/output", "output", "sku_id must be <model or *>/<tier>/<class>"],
+    [
+        "*/batch/output",
+        "debian-sections/batch/output",
+        "has a price already; remove one",
+    ],
+    [
+        "meter = \"output_tokens\"",
+        "meter = \"requests\"",
+        "must be \"output_tokens\", but is \"requests\"",
+    ],
+    [
+        "model = \"graduated\"",
+        "model = \"tiered\"",
+        "model must be one of flat, graduated, volume, package",
+    ],
+    [
+        "model = \"graduated\"",
+        "model = \"flat\"",
+        "this model takes one step without up_to",
+    ],
+    [
+        "model = \"flat\"",
+        "model = \"package\"",
+        "a package needs package_units",
+    ],
+    [
+        "model = \"flat\"",
+        "model = \"flat\"\npackage_units = 5",
+        "only for model \"package\"; remove it",
+    ],
+    [
+        "model = \"flat\"",
+        "model = \"package\"\npackage_units = 0",
+        "package_units must be at least 1",
+    ],
+    ["up_to = 1_000_000_000", "up_to = 0", "up_to must be above 0"],
+    [
+        "{ price = \"4.80\" }",
+        "{ up_to = 2_000_000_000, price = \"4.80\" }",
+        "the last step must be without up_to",
+    ],
+    ["up_to = 1_000_000_000, ", "", "only the last step may be without up_to"],
+    ["[{ price = \"2.15\" }]", "[]", "the list of steps is empty"],
+    [
+        "currency.USD = [{ price = \"2.15\" }]\n",
+        "",
+        "has no currency.USD, which other prices have",
+    ],
+    [
+        "currency.USD = [{ price = \"2.15\" }]",
+        "currency.XAU = [{ price = \"2.15\" }]",
+        "\"XAU\" is not an ISO",
+    ],
+    ["unit_tokens = 1_000_000\n", "", "missing field `unit_tokens`"],
+    ["id = \"public\"", "id = \"public", "expected `\"`"],
+];
+
 #[test]
 fn a_wrong_price_book_says_where_and_what_to_do() {
     let error = PriceBook::parse(&PRICES.replacen("\"2.15\"", "2.15", 1), "prices.toml").unwrap_err();
@@ -127,114 +231,13 @@ fn a_wrong_price_book_says_where_and_what_to_do() {
         error.problem.contains("floating point `2.15`, expected a string"),
         "{error}"
     );
-
-    price_error(
-        "price = \"2.15\"",
-        "price = \"2.1O\"",
-        "price \"2.1O\" is not a decimal number; write digits",
-    );
-    price_error("price = \"2.15\"", "price = \"-2.15\"", "not negative");
-    price_error(
-        "unit_tokens = 1_000_000",
-        "unit_tokens = 3",
-        "unit_tokens must divide 1000000",
-    );
-    price_error(
-        "half_away_from_zero",
-        "half_even",
-        "rounding must be \"half_away_from_zero\"",
-    );
-    price_error(
-        "default_currency = \"EUR\"",
-        "default_currency = \"CHF\"",
-        "default_currency CHF has no prices",
-    );
-    price_error(
-        "default_currency = \"EUR\"",
-        "default_currency = \"eur\"",
-        "\"eur\" is not an ISO 4217 currency",
-    );
-    price_error(
-        "2020-01-01T00:00:00Z",
-        "January",
-        "effective_from must be a moment like",
-    );
-    price_error("rounding", "roundign", "unknown field `roundign`");
-    price_error(
-        "version = \"2026-01-01.1\"",
-        "version = \"\"",
-        "version must have 1 to 64 characters",
-    );
-    price_error(
-        "*/batch/output",
-        "mine/batch/output",
-        "*/batch/output has no price, so a new model could not be rated",
-    );
-    price_error(
-        "*/batch/output",
-        "*/bulk/output",
-        "service_tier must be one of interactive, standard, batch",
-    );
-    price_error(
-        "*/batch/output",
-        "*/batch/outputs",
-        "class must be one of input, cached_input, output, request",
-    );
-    price_error("*/batch/output", "output", "sku_id must be <model or *>/<tier>/<class>");
-    price_error(
-        "*/batch/output",
-        "debian-sections/batch/output",
-        "has a price already; remove one",
-    );
-    price_error(
-        "meter = \"output_tokens\"",
-        "meter = \"requests\"",
-        "must be \"output_tokens\", but is \"requests\"",
-    );
-    price_error(
-        "model = \"graduated\"",
-        "model = \"tiered\"",
-        "model must be one of flat, graduated, volume, package",
-    );
-    price_error(
-        "model = \"graduated\"",
-        "model = \"flat\"",
-        "this model takes one step without up_to",
-    );
-    price_error(
-        "model = \"flat\"",
-        "model = \"package\"",
-        "a package needs package_units",
-    );
-    price_error(
-        "model = \"flat\"",
-        "model = \"flat\"\npackage_units = 5",
-        "only for model \"package\"; remove it",
-    );
-    price_error(
-        "model = \"flat\"",
-        "model = \"package\"\npackage_units = 0",
-        "package_units must be at least 1",
-    );
-    price_error("up_to = 1_000_000_000", "up_to = 0", "up_to must be above 0");
-    price_error(
-        "{ price = \"4.80\" }",
-        "{ up_to = 2_000_000_000, price = \"4.80\" }",
-        "the last step must be without up_to",
-    );
-    price_error("up_to = 1_000_000_000, ", "", "only the last step may be without up_to");
-    price_error("[{ price = \"2.15\" }]", "[]", "the list of steps is empty");
-    price_error(
-        "currency.USD = [{ price = \"2.15\" }]\n",
-        "",
-        "has no currency.USD, which other prices have",
-    );
-    price_error(
-        "currency.USD = [{ price = \"2.15\" }]",
-        "currency.XAU = [{ price = \"2.15\" }]",
-        "\"XAU\" is not an ISO",
-    );
-    price_error("id = \"public\"", "id = \"public", "");
+    for [from, to, expected] in WRONG_PRICES {
+        assert!(PRICES.contains(from), "{from}");
+        let error = PriceBook::parse(&PRICES.replacen(from, to, 1), "prices.toml")
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("prices.toml:") && error.contains(expected), "{error}");
+    }
 }
 
 #[test]
