@@ -6,7 +6,7 @@ mod behaviour;
 use behaviour::{
     ZONE, assert_exactly_once, chunk, chunk_of_dead_letters, commit, committer, data_files, job, partition,
 };
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use pipeline::chunk::PartitionId;
 use pipeline::committer::{CommitError, CommitSettings, Committer};
@@ -189,6 +189,28 @@ async fn damaged_or_missing_intent_stops_recovery_and_says_where() {
         matches!(error, CommitError::Intent(IntentError::Corrupt { .. })),
         "{error:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_ledger_is_rebuilt_from_the_intents() {
+    let store = memory();
+    let worker = committer(&store, "worker").await;
+    let id = partition(0);
+    worker.recover(&id).await.unwrap();
+    for from in 0..7 {
+        commit(&worker, &chunk(&id, from, from + 1)).await;
+    }
+    let log = store.path(&format!("{ZONE}/billing_events/_delta_log"));
+    let entries = store.objects().list(Some(&log)).map_ok(|meta| meta.location).boxed();
+    store
+        .objects()
+        .delete_stream(entries)
+        .try_for_each(async |_| Ok(()))
+        .await
+        .unwrap();
+    let next = committer(&store, "next").await;
+    assert_eq!(next.recover(&id).await.unwrap().watermark, Some(7));
+    assert_exactly_once(&store, &[(id, 7)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
