@@ -77,3 +77,97 @@ fn never_ran(id: &str, custom_id: Option<&str>, code: &str, message: &str) -> Va
         "error": { "code": code, "message": message },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use schemas::ids::Position;
+    use schemas::request::{Endpoint, ServiceTier};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn row(status: Status) -> ResultRow {
+        ResultRow {
+            job_id: "j".parse().unwrap(),
+            batch_seq: 0,
+            custom_id: "row-1".parse().unwrap(),
+            result_id: Uuid::from_u128(7),
+            tenant_id: "t".parse().unwrap(),
+            project_id: "p".parse().unwrap(),
+            residency_zone: "eu".into(),
+            region: "eu".into(),
+            model_id: "m".into(),
+            model_digest: None,
+            tokenizer_digest: None,
+            endpoint: Endpoint::Completions,
+            service_tier: ServiceTier::Batch,
+            status,
+            error_code: Some("model_not_found".into()),
+            error_message: Some("there is no model".into()),
+            finish_reason: None,
+            output_text: None,
+            response: Some(r#"{"object":"text_completion"}"#.into()),
+            embedding: None,
+            scores: None,
+            input_tokens: 0,
+            cached_tokens: 0,
+            output_tokens: 0,
+            submitted_at: Timestamp::UNIX_EPOCH,
+            admitted_at: None,
+            first_token_at: None,
+            finished_at: Timestamp::UNIX_EPOCH,
+            worker_id: "w".into(),
+            position: Position {
+                topic: "t".into(),
+                epoch: 1,
+                partition: 0,
+                offset: 0,
+            },
+            batch_index: 0,
+        }
+    }
+
+    #[test]
+    fn an_answer_is_a_response_and_no_error() {
+        let OutputLine { is_answer, line } = of_row(&row(Status::Ok)).unwrap();
+        assert!(is_answer);
+        assert_eq!(
+            (&line["custom_id"], &line["response"]["status_code"]),
+            (&json!("row-1"), &json!(200))
+        );
+        assert_eq!(line["response"]["body"], json!({ "object": "text_completion" }));
+        assert_eq!(
+            (&line["error"], &line["id"]),
+            (&Value::Null, &line["response"]["request_id"])
+        );
+    }
+
+    #[test]
+    fn a_request_at_fault_keeps_its_error_body() {
+        let OutputLine { is_answer, line } = of_row(&row(Status::Error)).unwrap();
+        assert!(!is_answer);
+        assert_eq!(line["response"]["status_code"], 404);
+        assert_eq!(line["response"]["body"]["error"]["message"], "there is no model");
+    }
+
+    #[test]
+    fn what_never_ran_has_no_response() {
+        for (status, code) in [
+            (Status::Expired, "batch_expired"),
+            (Status::Cancelled, "batch_cancelled"),
+        ] {
+            let OutputLine { is_answer, line } = of_row(&row(status)).unwrap();
+            assert!(!is_answer);
+            assert_eq!(
+                (&line["response"], &line["error"]["code"]),
+                (&Value::Null, &json!(code))
+            );
+        }
+    }
+
+    #[test]
+    fn a_repeated_delivery_has_no_line() {
+        assert_eq!(of_row(&row(Status::Duplicate)), None);
+    }
+}

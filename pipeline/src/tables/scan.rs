@@ -116,6 +116,17 @@ impl Tables {
         filter: Option<&Equals>,
     ) -> Result<BoxStream<'static, Result<RecordBatch, TableError>>, TableError> {
         let files = self.files(table, filter).await?;
+        self.scan_files(table, files, columns, filter)
+    }
+
+    /// As [`Tables::scan`], of given files: however often it is called, the rows are the same.
+    pub fn scan_files(
+        &self,
+        table: Table,
+        files: Vec<TableFile>,
+        columns: &[&str],
+        filter: Option<&Equals>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, TableError>>, TableError> {
         let table = self.table(table).clone();
         let schema = projected(&table, columns)?;
         let filter = filter
