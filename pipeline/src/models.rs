@@ -3,20 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::available_parallelism;
 
 use engine::{LoadError, LoadOptions, Model};
 
-use crate::settings::{ModelsSettings, Settings};
+use crate::settings::ModelsSettings;
 
 /// Name of the model that is part of the binary.
 pub const BUNDLED: &str = "debian-sections";
-
-/// Positions in one block of the KV cache.
-const KV_BLOCK_LEN: usize = 16;
 
 const BUNDLED_FILES: [(&str, &[u8]); 5] = [
     (
@@ -126,23 +121,6 @@ impl Models {
         };
         loaded.insert(name.to_owned(), Arc::clone(&model));
         Ok(model)
-    }
-}
-
-/// The engine's bounds by the settings, for `jobs_max` requests held at once.
-pub fn engine_settings(settings: &Settings, jobs_max: usize) -> engine::EngineSettings {
-    let cores = available_parallelism().map_or(1, NonZeroUsize::get);
-    engine::EngineSettings {
-        tokens_per_step_max: settings.engine.tokens_per_step_max.get(),
-        sequences_max: settings.engine.sequences_max.get(),
-        kv_bytes_max: settings.engine.kv_bytes_max.get(),
-        block_len: KV_BLOCK_LEN,
-        threads: if settings.worker.threads == 0 {
-            cores
-        } else {
-            settings.worker.threads
-        },
-        jobs_max,
     }
 }
 

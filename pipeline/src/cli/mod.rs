@@ -15,6 +15,7 @@ pub mod worker;
 pub mod submit;
 pub mod jobs;
 pub mod run_batch;
+pub mod report;
 pub mod config;
 
 pub use failure::{Exit, Failure};
@@ -54,6 +55,8 @@ enum Command {
     Jobs(jobs::Jobs),
     RunBatch(run_batch::RunBatch),
     #[command(subcommand)]
+    Report(report::Report),
+    #[command(subcommand)]
     Config(config::Config),
 }
 
@@ -61,7 +64,7 @@ impl Command {
     fn audience(&self) -> Audience {
         match self {
             Command::Worker(_) => Audience::Operator,
-            Command::Submit(_) | Command::Jobs(_) | Command::RunBatch(_) | Command::Config(_) => Audience::Person,
+            _ => Audience::Person,
         }
     }
 }
@@ -81,6 +84,7 @@ impl Cli {
                 Command::Submit(command) => command.run(&settings).await,
                 Command::Jobs(command) => command.run(&settings).await,
                 Command::RunBatch(command) => command.run(&settings).await,
+                Command::Report(command) => command.run(&settings).await,
                 Command::Config(command) => command.run(&settings),
             }
         };

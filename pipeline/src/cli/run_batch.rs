@@ -11,14 +11,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use engine::{Engine, Event, JobId, Model, Priority, RequestError};
+use engine::{Engine, EngineSettings, Event, JobId, Model, Priority, RequestError};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use schemas::ids::uuid_of;
 use serde_json::Value;
 
 use super::partial::Partial;
-use super::{Exit, Failure};
+use super::{Exit, Failure, worker};
+use crate::admit::endpoint_of;
 use crate::jobs::lines::{Entry, Line, LineError, Lines};
 use crate::jobs::output;
 use crate::models::{self, Models};
@@ -67,7 +68,11 @@ impl RunBatch {
         let (settings, named) = (settings.clone(), self.model.clone());
         let scoring = tokio::task::spawn_blocking(move || {
             let (name, model) = choose(&settings, named.as_deref())?;
-            let engine = Engine::new(Arc::clone(&model), &models::engine_settings(&settings, WINDOW));
+            let bounds = EngineSettings {
+                jobs_max: WINDOW,
+                ..worker::engine_settings(&settings)
+            };
+            let engine = Engine::new(Arc::clone(&model), &bounds);
             let engine = engine.map_err(|error| {
                 Failure::new(Exit::Usage, error).help("correct the settings under engine and worker.threads")
             })?;
@@ -289,8 +294,4 @@ fn cannot_write(error: &std::io::Error) -> Failure {
 /// Names an answer by its request's place, so that a run repeated gives the same ids.
 fn id_of(job: u64) -> String {
     format!("batch_req_{}", uuid_of("run-batch", &[&job.to_be_bytes()]).simple())
-}
-
-fn endpoint_of(endpoint: schemas::request::Endpoint) -> engine::Endpoint {
-    engine::Endpoint::from_path(endpoint.path()).expect("both packages name the same endpoints")
 }

@@ -128,7 +128,8 @@ pub async fn parts(settings: &Settings, drain: bool) -> Result<Parts, Failure> {
     })
 }
 
-fn engine_settings(settings: &Settings) -> engine::EngineSettings {
+/// The engine's bounds by the settings.
+pub(super) fn engine_settings(settings: &Settings) -> engine::EngineSettings {
     let cores = available_parallelism().map_or(1, NonZeroUsize::get);
     engine::EngineSettings {
         tokens_per_step_max: settings.engine.tokens_per_step_max.get(),
