@@ -30,7 +30,8 @@ pub struct EngineSettings {
     pub tokens_per_step_max: usize,
     /// Jobs that run at once.
     pub sequences_max: usize,
-    /// Bytes for keys and values. Less is taken when the model cannot fill it.
+    /// Bytes for keys and values, which are kept in f32 as the float32 reference keeps them, so that logits can be held
+    /// against it. Less is taken when `sequences_max` full contexts do not fill it.
     pub kv_bytes_max: usize,
     /// Positions in one block of the KV cache, a multiple of 16.
     pub block_len: usize,

@@ -25,13 +25,18 @@ pub enum Priority {
 /// The kinds of request that a model answers, by OpenAI's paths (`/v1/score` is ours).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
-    /// Messages through the model's chat template.
+    /// Messages through the model's chat template. Fields: `messages`, `max_completion_tokens` (or `max_tokens`),
+    /// `stop`, `logprobs`, `top_logprobs`, and those of sampling.
     ChatCompletions,
-    /// A plain prompt, optionally echoed with its log-probabilities.
+    /// A plain prompt. Fields: `prompt` (text, token ids, or a list of one of them), `max_tokens`, `echo`, `logprobs`,
+    /// `stop`, and those of sampling: `temperature`, `top_p`, `top_k`, `min_p`, `seed`, `presence_penalty`,
+    /// `frequency_penalty`, `repetition_penalty`, `logit_bias`.
     Completions,
-    /// One normalised vector for a text.
+    /// One vector for a text, from the hidden states after the last norm. Fields: `input`, and `pooling`, `"mean"`
+    /// (as without it) or `"last"`.
     Embeddings,
-    /// Log-likelihood of given continuations of one prompt.
+    /// The log-likelihood of given continuations of one prompt, which is computed once for all. Fields: `prompt`,
+    /// `choices` (a list of texts).
     Score,
 }
 
