@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::Kernel;
 use crate::cpu::Pass;
-use crate::float::lanes::{LANES, max_abs_bits};
+use crate::float::lanes::{LANES, max_abs_bits, padded};
 use crate::float::simd::Simd;
 use crate::ternary::LINE_COLS;
 
@@ -19,8 +19,6 @@ use crate::ternary::LINE_COLS;
 const ABSMAX_MIN: f32 = 1e-5;
 /// The most tokens of a panel, what the registers of the widest kernel take.
 pub(crate) const PANEL_TOKENS_MAX: usize = 12;
-/// Values that are quantized at a time.
-const CHUNK_LEN: usize = LANES * LINE_COLS;
 /// Values below which a second thread costs more than it saves.
 const PARALLEL_MIN: usize = 1 << 15;
 
@@ -58,7 +56,8 @@ impl Activations {
 
     /// Quantizes `x [tokens, cols]` in place of what was there.
     ///
-    /// A token that holds NaN or infinity has no scale: its step is NaN or infinite, and so are its products.
+    /// A token that holds NaN or infinity has no scale: its values are 0, and its step is NaN or infinite, which makes
+    /// its products NaN.
     ///
     /// # Panics
     /// `x` is not a whole number of rows of `cols`.
@@ -171,25 +170,23 @@ impl Pass for Quantize<'_> {
     type Output = (f32, i32);
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> (f32, i32) {
+    fn run<S: Simd>(self, simd: S) -> (f32, i32) {
         let absmax = f32::from_bits(max_abs_bits(self.x));
         let scale = 127.0 / if absmax < ABSMAX_MIN { ABSMAX_MIN } else { absmax };
+        if !absmax.is_finite() {
+            self.words.iter_mut().step_by(self.width).for_each(|word| *word = 0);
+            return (1.0 / scale, 0);
+        }
         let mut words = self.words.iter_mut().step_by(self.width);
-        let mut sums = [0i32; CHUNK_LEN];
-        for x in self.x.chunks(CHUNK_LEN) {
-            let mut chunk = [0.0; CHUNK_LEN];
-            chunk[..x.len()].copy_from_slice(x);
-            let mut values = [0i8; CHUNK_LEN];
-            for i in 0..CHUNK_LEN {
-                let clamped = ((chunk[i] * scale).round_ties_even() as i32).clamp(-128, 127);
-                sums[i] += clamped;
-                values[i] = clamped as i8;
+        let mut sums = [0i32; LANES];
+        let (chunks, rest) = self.x.as_chunks::<LANES>();
+        let last = padded(rest, 0.0);
+        for x in chunks.iter().chain((!rest.is_empty()).then_some(&last)) {
+            let values = simd.to_i8(simd.mul(simd.load(x), simd.splat(scale)));
+            for i in 0..LANES {
+                sums[i] += i32::from(values[i]);
             }
-            for (word, four) in words
-                .by_ref()
-                .zip(values.as_chunks::<LINE_COLS>().0)
-                .take(x.len().div_ceil(LINE_COLS))
-            {
+            for (four, word) in values.as_chunks::<LINE_COLS>().0.iter().zip(&mut words) {
                 *word = i32::from_ne_bytes(four.map(|value| value as u8));
             }
         }

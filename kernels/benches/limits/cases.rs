@@ -4,7 +4,9 @@ use crate::limits::Instant;
 use std::time::Duration;
 
 use kernels::activations::Activations;
-use kernels::float::{DenseMatrix, KvCache, KvShape, QuerySpan, attention};
+use kernels::float::{
+    DenseMatrix, KvCache, KvShape, QuerySpan, Rope, add, argmax, attention, log_softmax, relu_squared, rms_norm, silu,
+};
 use kernels::matmul::{Projection, matmul};
 use kernels::ternary::TernaryMatrix;
 
@@ -34,6 +36,7 @@ pub(crate) fn run(options: &Options) -> Vec<Measured> {
     }
     results.extend(bench.dense(HEAD));
     results.extend(bench.attention());
+    results.extend(bench.rows());
     results
 }
 
@@ -165,6 +168,35 @@ impl Bench<'_> {
             });
             assert!(right, "attention is wrong");
         }
+        results
+    }
+
+    /// What is done to every row between the products, over 64 tokens of the feed-forward's width.
+    fn rows(&self) -> Vec<Measured> {
+        let (kernel, tokens, cols) = (self.options.kernel, 64, 6912);
+        let (x, weight): (Vec<f32>, Vec<f32>) = (noise(7, tokens * cols).collect(), noise(8, cols).collect());
+        let (mut out, mut activations) = (x.clone(), Activations::new());
+        let rope = Rope::new(&Rope::frequencies(5e5, 128), tokens);
+        let positions: Vec<u32> = (0..tokens as u32).collect();
+        let mut results = Vec::new();
+        let mut time = |name: &str, bytes_per_value: usize, run: &mut dyn FnMut()| {
+            let name = format!("{name}, {tokens} x {cols}");
+            if self.asked(&name) {
+                let work = Work {
+                    macs: tokens * cols,
+                    bytes: tokens * cols * bytes_per_value,
+                };
+                results.push(self.measure(name, Limit::Memory, work, run));
+            }
+        };
+        time("quantize", 5, &mut || activations.quantize(kernel, &x, cols));
+        time("rms_norm", 8, &mut || rms_norm(kernel, &x, &weight, 1e-5, &mut out));
+        time("relu_squared", 12, &mut || relu_squared(kernel, &mut out, &x));
+        time("silu", 12, &mut || silu(kernel, &mut out, &x));
+        time("add", 12, &mut || add(kernel, &mut out, &x));
+        time("rotate", 8, &mut || rope.rotate(kernel, &positions, &mut out));
+        time("log_softmax", 8, &mut || log_softmax(kernel, &mut out));
+        time("argmax", 4, &mut || assert!(argmax(kernel, &x).is_some()));
         results
     }
 

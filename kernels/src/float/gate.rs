@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::lanes::exp;
+use super::lanes::{LANES, Lanes, exp, padded};
 use crate::Kernel;
 use crate::cpu::Pass;
 use crate::float::simd::Simd;
@@ -67,11 +67,23 @@ impl Pass for Silu<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        for (gate, up) in self.gate.iter_mut().zip(self.up) {
-            *gate = *gate / (1.0 + exp(-*gate)) * up;
+    fn run<S: Simd>(self, simd: S) {
+        let (chunks, rest) = self.gate.as_chunks_mut::<LANES>();
+        let (up, up_rest) = self.up.as_chunks::<LANES>();
+        for (gate, up) in chunks.iter_mut().zip(up) {
+            silu_lanes(simd, gate, up);
         }
+        let mut last = padded(rest, 0.0);
+        silu_lanes(simd, &mut last, &padded(up_rest, 0.0));
+        rest.copy_from_slice(&last[..rest.len()]);
     }
+}
+
+#[inline(always)]
+fn silu_lanes<S: Simd>(simd: S, gate: &mut Lanes, up: &Lanes) {
+    let x = simd.load(gate);
+    let divisor = simd.add(simd.splat(1.0), exp(simd, simd.sub(simd.splat(0.0), x)));
+    simd.store(simd.mul(simd.div(x, divisor), simd.load(up)), gate);
 }
 
 struct Add<'a> {

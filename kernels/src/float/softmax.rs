@@ -39,21 +39,22 @@ impl Pass for Exponentials<'_> {
     type Output = f32;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> f32 {
-        let max = max(self.x);
-        let mut acc = [0.0; LANES];
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let max = simd.splat(max(self.x));
+        let mut acc = simd.splat(0.0);
         let (chunks, rest) = self.x.as_chunks_mut::<LANES>();
         for x in chunks {
-            for i in 0..LANES {
-                x[i] = exp(x[i] - max);
-                acc[i] += x[i];
-            }
+            let e = exp(simd, simd.sub(simd.load(x), max));
+            acc = simd.add(acc, e);
+            simd.store(e, x);
         }
-        for (i, x) in rest.iter_mut().enumerate() {
-            *x = exp(*x - max);
-            acc[i] += *x;
-        }
-        sum(&acc)
+        let mut last = padded(rest, f32::NEG_INFINITY); // adds e^−∞ = 0
+        let e = exp(simd, simd.sub(simd.load(&last), max));
+        acc = simd.add(acc, e);
+        simd.store(e, &mut last);
+        rest.copy_from_slice(&last[..rest.len()]);
+        simd.store(acc, &mut last);
+        sum(&last)
     }
 }
 
@@ -96,19 +97,17 @@ impl Pass for ExponentialSum<'_> {
     type Output = f32;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> f32 {
-        let mut acc = [0.0; LANES];
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let max = simd.splat(self.max);
+        let mut acc = simd.splat(0.0);
         let (chunks, rest) = self.x.as_chunks::<LANES>();
         for x in chunks {
-            for i in 0..LANES {
-                acc[i] += exp(x[i] - self.max);
-            }
+            acc = simd.add(acc, exp(simd, simd.sub(simd.load(x), max)));
         }
-        let rest = padded(rest, f32::NEG_INFINITY);
-        for i in 0..LANES {
-            acc[i] += exp(rest[i] - self.max);
-        }
-        sum(&acc)
+        let mut last = padded(rest, f32::NEG_INFINITY); // adds e^−∞ = 0
+        acc = simd.add(acc, exp(simd, simd.sub(simd.load(&last), max)));
+        simd.store(acc, &mut last);
+        sum(&last)
     }
 }
 
