@@ -11,6 +11,7 @@ use crate::telemetry::{self, Audience};
 pub mod failure;
 mod causes;
 mod partial;
+pub mod demo;
 pub mod worker;
 pub mod submit;
 pub mod jobs;
@@ -49,6 +50,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::DemoArgs),
     Worker(worker::WorkerArgs),
     Submit(submit::Submit),
     #[command(subcommand)]
@@ -80,6 +82,7 @@ impl Cli {
         let interruptible = !matches!(self.command, Command::Worker(_));
         let command = async {
             match self.command {
+                Command::Demo(command) => command.run(settings.clone()).await,
                 Command::Worker(command) => command.run(&settings).await,
                 Command::Submit(command) => command.run(&settings).await,
                 Command::Jobs(command) => command.run(&settings).await,
