@@ -46,7 +46,9 @@ def main() -> None:
         "workers": sorted({row["worker_id"] for row in results}),
         "answers": {f"{row['job_id']}/{row['custom_id']}": row["output_text"] for row in results if row["status"] == "ok"},
     }
-    print(json.dumps(summary))
+    print(json.dumps(summary), flush=True)
+    # Arrow's reader threads may still be ending; the interpreter's orderly end then aborts now and then.
+    os._exit(0)
 
 
 if __name__ == "__main__":
