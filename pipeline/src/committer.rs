@@ -80,6 +80,9 @@ pub struct Recovered {
     pub watermark: Option<i64>,
     /// Every request batch of the partition with the offset of its first delivery.
     pub seen: HashMap<DedupKey, i64>,
+    /// How many workers have begun at this watermark, this one included. More than one: the others ended
+    /// without letting it go.
+    pub attempts: u32,
 }
 
 /// A chunk whose fate is decided.
@@ -136,6 +139,8 @@ pub struct Committer {
 /// What is known of a partition since it was recovered.
 #[derive(Debug, Default)]
 struct Progress {
+    /// Where recovery ended.
+    recovered_to: i64,
     /// End of the last sealed intent.
     sealed_to: i64,
     /// End of the last applied one.
@@ -210,6 +215,7 @@ impl Committer {
 
         let later = chain.iter().filter(|intent| intent.from >= checkpoint.to);
         let mut progress = Progress {
+            recovered_to: reached,
             sealed_to: reached,
             applied_to: reached,
             keys_from: checkpoint.to,
@@ -222,7 +228,17 @@ impl Committer {
         Ok(Recovered {
             watermark: (reached > 0).then_some(reached),
             seen,
+            attempts: self.intents.begin_attempt(partition, reached).await?,
         })
+    }
+
+    /// Lets a partition go in good order: that nothing was committed since recovery does not count against it.
+    pub async fn release(&self, partition: &PartitionId) -> Result<(), CommitError> {
+        let idle_at = match self.progress().remove(partition) {
+            Some(progress) if progress.applied_to == progress.recovered_to => progress.recovered_to,
+            _ => return Ok(()),
+        };
+        Ok(self.intents.forget_attempts(partition, idle_at).await?)
     }
 
     /// Stages the chunk's rows and seals them.

@@ -49,6 +49,7 @@ impl DeadLetters {
         position: &Position,
         message: &Raw,
         error: &str,
+        attempts: u32,
         now: Timestamp,
     ) -> Result<(), KafkaError> {
         let values = [
@@ -58,7 +59,7 @@ impl DeadLetters {
             ("epoch", position.epoch.to_string()),
             ("partition", position.partition.to_string()),
             ("offset", position.offset.to_string()),
-            ("attempts", "1".to_owned()),
+            ("attempts", attempts.to_string()),
             ("worker_id", self.worker_id.clone()),
             ("failed_at", now.to_string()),
         ];

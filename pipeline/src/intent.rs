@@ -6,6 +6,7 @@
 //! so the intents of a partition form one unbroken chain, whatever crashed or raced.
 
 pub mod seen;
+mod attempts;
 
 use std::time::Duration;
 

@@ -25,6 +25,26 @@ pub struct FlushLimits {
     pub age_max: Duration,
 }
 
+/// How one partition's rows leave.
+#[derive(Debug, Clone, Copy)]
+pub struct Flush {
+    /// Bounds of a chunk.
+    pub limits: FlushLimits,
+    /// What else makes one due.
+    pub when: When,
+}
+
+/// What makes a chunk due besides the limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Nothing.
+    Limits,
+    /// Everything in flight has finished: nothing more will come.
+    Complete,
+    /// Anything has finished: the worker may not live to see more.
+    Finished,
+}
+
 /// Every partition that is ours, with what is in flight in it.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -171,18 +191,16 @@ impl Ledger {
         true
     }
 
-    /// Takes every chunk that is due. A partition gives none while an earlier one is on its way.
-    ///
-    /// An urgent partition's rows are due as soon as all of them are there.
+    /// Takes every chunk that is due by `flush`, partition by partition. A partition gives none while an
+    /// earlier one is on its way.
     pub fn due(
         &mut self,
         now: Instant,
-        limits: FlushLimits,
-        urgent: impl Fn(&PartitionId) -> bool,
+        flush: impl Fn(&PartitionId) -> Flush,
     ) -> Vec<(Chunk, Vec<OwnedSemaphorePermit>)> {
         let mut chunks = Vec::new();
         for (id, partition) in &mut self.partitions {
-            let count = partition.due_slots(now, limits, urgent(id));
+            let count = partition.due_slots(now, flush(id));
             if count == 0 {
                 continue;
             }
@@ -229,6 +247,13 @@ impl Ledger {
         partition.slots.back().is_some_and(|slot| slot.offset + 1 >= end)
     }
 
+    /// Messages in flight.
+    pub fn in_flight(&self, partition: &PartitionId) -> usize {
+        self.partitions
+            .get(partition)
+            .map_or(0, |partition| partition.slots.len())
+    }
+
     /// Nothing in flight and nothing on its way to the tables.
     pub fn is_settled(&self, partition: &PartitionId) -> bool {
         self.partitions
@@ -256,25 +281,26 @@ impl Ledger {
 
 impl Partition {
     /// How many slots of the finished prefix are due.
-    fn due_slots(&self, now: Instant, limits: FlushLimits, urgent: bool) -> usize {
+    fn due_slots(&self, now: Instant, flush: Flush) -> usize {
         if self.committing {
             return 0;
         }
-        let (mut count, mut rows, mut due) = (0, 0, false);
+        let (mut count, mut rows, mut aged) = (0, 0, false);
         for slot in &self.slots {
             let Some(finished_at) = slot.finished_at else { break };
             count += 1;
             rows += slot.content.rows();
-            due |= now.duration_since(finished_at) >= limits.age_max;
-            if rows >= limits.rows_max {
+            aged |= now.duration_since(finished_at) >= flush.limits.age_max;
+            if rows >= flush.limits.rows_max {
                 return count;
             }
         }
-        if due || (urgent && count == self.slots.len()) {
-            count
-        } else {
-            0
-        }
+        let due = match flush.when {
+            When::Limits => aged,
+            When::Complete => aged || count == self.slots.len(),
+            When::Finished => true,
+        };
+        if due { count } else { 0 }
     }
 }
 

@@ -9,6 +9,7 @@
 mod flow;
 mod commit;
 mod ending;
+mod careful;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::progress::Progress;
 use crate::settle::Settler;
 use crate::source::{Raw, Source, SourceConfig, SourceError, SourceEvent};
 use crate::worker::{News, Order, Worker};
+use careful::Careful;
 
 /// How often deadlines, ages and budgets are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -199,6 +201,7 @@ struct Loop {
     progress: watch::Sender<Progress>,
     // What is in flight, in the order of the way.
     ledger: Ledger,
+    careful: BTreeMap<PartitionId, Careful>,
     unread: BTreeMap<ServiceTier, VecDeque<Unread>>,
     admissions: JoinSet<(Origin, Result<Admitted, AdmitError>)>,
     dead: JoinSet<(SlotId, String, Result<(), KafkaError>)>,
@@ -249,6 +252,7 @@ pub async fn run(
         orders: worker.orders.clone(),
         progress,
         ledger: Ledger::default(),
+        careful: BTreeMap::new(),
         unread: BTreeMap::new(),
         admissions: JoinSet::new(),
         dead: JoinSet::new(),
@@ -269,6 +273,9 @@ pub async fn run(
     };
     this.declare(epoch).await?;
     let ended = this.turn(&mut events, &mut worker.news, &mut stop).await;
+    if !matches!(ended, Err(RunError::EngineGone | RunError::SourceGone)) {
+        this.release_all().await;
+    }
     // The source must find nobody listening, or its last revocation would wait for us.
     this.revocations.clear();
     drop(events);

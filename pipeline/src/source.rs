@@ -52,8 +52,8 @@ pub struct Delivery {
     pub permit: OwnedSemaphorePermit,
 }
 
-/// A message as it came, for as long as it may end as a dead letter; empty once that is ruled out.
-#[derive(Debug, Clone, Default)]
+/// A message as it came, for as long as it may end as a dead letter.
+#[derive(Debug, Clone)]
 pub struct Raw {
     /// Kafka key.
     pub key: Option<Vec<u8>>,

@@ -183,7 +183,7 @@ async fn work(store: Store, worker_id: &str, step: i64) -> std::result::Result<(
     let mut ends = Vec::new();
     for number in 0..2 {
         let id = partition(number);
-        let Recovered { watermark, seen } = worker.recover(&id).await?;
+        let Recovered { watermark, seen, .. } = worker.recover(&id).await?;
         let from = watermark.unwrap_or(0);
         assert_eq!(seen.len() as i64, from, "one request batch per offset");
         ends.push((id, from));

@@ -2,6 +2,12 @@
 
 mod support;
 
+use std::time::Duration;
+
+use pipeline::chunk::PartitionId;
+use pipeline::committer::{CommitSettings, Committer};
+use pipeline::store::Store;
+use schemas::request::ServiceTier;
 use schemas::result::Status;
 use support::{World, batch};
 
@@ -102,4 +108,58 @@ async fn each_faulty_request_gets_its_own_error_row() {
     );
     assert!(results[3].error_message.as_ref().unwrap().contains("temprature"));
     assert_eq!(billing.iter().filter(|event| event.billable).count(), 1);
+}
+
+/// Takes the partition over `times` times, as workers that are killed before they commit anything.
+async fn die_at_the_start(world: &World, times: u32) {
+    let store = Store::open(&world.settings.store.uri).unwrap();
+    let zone = &world.settings.worker.residency_zone;
+    let partition = PartitionId {
+        topic: world.settings.request_topic(ServiceTier::Batch),
+        epoch: 1,
+        partition: 0,
+    };
+    for attempt in 1..=times {
+        let dying = Committer::open(store.clone(), zone, "dying", CommitSettings::default())
+            .await
+            .unwrap();
+        assert_eq!(dying.recover(&partition).await.unwrap().attempts, attempt);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partition_at_which_workers_died_is_taken_message_by_message() {
+    let world = World::new(1);
+    for seq in 0..20 {
+        world
+            .publish_batch(0, "job-1", seq, &[(&format!("r{seq}"), PROMPT)])
+            .await;
+    }
+    die_at_the_start(&world, 4).await;
+    world.drain("w").await.unwrap();
+    let (results, billing) = world.rows().await;
+    assert_eq!((results.len(), billing.len()), (20, 20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn message_that_kills_worker_after_worker_is_set_aside_alone() {
+    let world = World::new(1);
+    for seq in 0..5 {
+        world
+            .publish_batch(0, "job-1", seq, &[(&format!("r{seq}"), PROMPT)])
+            .await;
+    }
+    die_at_the_start(&world, 6).await;
+    let progress = world.drain("w").await.unwrap();
+    let (results, _) = world.rows().await;
+    let offsets: Vec<_> = results.iter().map(|row| row.position.offset).collect();
+    assert_eq!((progress.dead_letters, offsets), (1, vec![1, 2, 3, 4]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_that_is_stopped_before_it_commits_counts_as_no_death() {
+    let world = World::new(1);
+    // The mock broker lets a new group wait 3 s before it assigns.
+    world.serve("idle", Duration::from_secs(5)).await.unwrap();
+    die_at_the_start(&world, 1).await;
 }

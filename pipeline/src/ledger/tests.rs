@@ -140,8 +140,9 @@ impl Bench {
     }
 
     fn due(&mut self, urgent: bool) -> Vec<Chunk> {
+        let when = if urgent { When::Complete } else { When::Limits };
         self.ledger
-            .due(self.start, LIMITS, |_| urgent)
+            .due(self.start, |_| Flush { limits: LIMITS, when })
             .into_iter()
             .map(|(chunk, _)| chunk)
             .collect()
@@ -171,7 +172,10 @@ fn chunk_leaves_at_rows_max_or_at_age_max_and_not_before() {
     let slots: Vec<_> = (0..4).map(|offset| bench.message(offset)).collect();
     bench.fill(slots[0], 0);
     assert!(bench.due(false).is_empty());
-    let aged = bench.ledger.due(bench.start + LIMITS.age_max, LIMITS, |_| false);
+    let aged = bench.ledger.due(bench.start + LIMITS.age_max, |_| Flush {
+        limits: LIMITS,
+        when: When::Limits,
+    });
     assert_eq!(aged[0].0.to, 1);
     bench.ledger.committed(&partition(0));
     for offset in 1..4 {
@@ -189,7 +193,13 @@ fn next_chunk_waits_for_the_one_on_its_way() {
     let (first, second) = (bench.message(0), bench.message(1));
     bench.fill(first, 0);
     assert_eq!(
-        bench.ledger.due(bench.start + LIMITS.age_max, LIMITS, |_| false).len(),
+        bench
+            .ledger
+            .due(bench.start + LIMITS.age_max, |_| Flush {
+                limits: LIMITS,
+                when: When::Limits
+            })
+            .len(),
         1
     );
     bench.fill(second, 1);
@@ -214,7 +224,10 @@ fn permit_returns_only_when_the_chunk_is_dropped() {
     let mut bench = Bench::new();
     let slot = bench.message(0);
     bench.fill(slot, 0);
-    let due = bench.ledger.due(bench.start, LIMITS, |_| true);
+    let due = bench.ledger.due(bench.start, |_| Flush {
+        limits: LIMITS,
+        when: When::Complete,
+    });
     assert_eq!(bench.permits.available_permits(), 999);
     drop(due);
     assert_eq!(bench.permits.available_permits(), 1000);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{ApplyDone, InCommit, Loop, RunError, SealDone};
 use crate::chunk::PartitionId;
 use crate::committer::CommitError;
+use crate::ledger::{Flush, When};
 
 /// How long to wait before trying something again that an outage stopped.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -15,11 +16,16 @@ impl Loop {
     pub(super) fn start_commits(&mut self) {
         let now = Instant::now();
         let give_up = now + self.limits.outage_max;
-        let urgent = self.urgent();
-        for (chunk, permits) in self
-            .ledger
-            .due(now, self.limits.flush, |partition| urgent.contains(partition))
-        {
+        let complete = self.complete();
+        let flush = |partition: &PartitionId| Flush {
+            limits: self.limits.flush,
+            when: match partition {
+                _ if self.careful.contains_key(partition) => When::Finished,
+                _ if complete.contains(partition) => When::Complete,
+                _ => When::Limits,
+            },
+        };
+        for (chunk, permits) in self.ledger.due(now, flush) {
             let partition = chunk.partition.clone();
             let in_commit = InCommit {
                 partition,
@@ -44,21 +50,21 @@ impl Loop {
     }
 
     /// Partitions whose rows leave as soon as all of them are there: nothing more will come.
-    fn urgent(&self) -> BTreeSet<PartitionId> {
+    fn complete(&self) -> BTreeSet<PartitionId> {
         let going = self.revocations.iter().flat_map(|revocation| &revocation.partitions);
         let read = self
             .ends
             .iter()
             .filter(|&(partition, &end)| self.ledger.reaches(partition, end));
-        let mut urgent: BTreeSet<_> = going
+        let mut complete: BTreeSet<_> = going
             .chain(&self.silent)
             .chain(read.map(|(partition, _)| partition))
             .cloned()
             .collect();
         if self.stop_by.is_some() {
-            urgent.extend(self.ledger.partitions().cloned());
+            complete.extend(self.ledger.partitions().cloned());
         }
-        urgent
+        complete
     }
 
     pub(super) fn on_sealed(&mut self, (in_commit, sealed): SealDone) -> Result<(), RunError> {
@@ -77,6 +83,7 @@ impl Loop {
                 continue;
             }
             self.ledger.committed(&partition);
+            self.trust(&partition, sealed.to());
             self.source.committed(&partition, sealed.to());
             self.progress.send_modify(|progress| progress.rows_committed += rows);
         }

@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::{Loop, RunError};
+use crate::chunk::PartitionId;
 
 /// How often the tables are asked about partitions that other workers drain.
 const OTHERS_PERIOD: Duration = Duration::from_secs(2);
+/// How long a run that ends waits for the store to take note of it.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Loop {
     pub(super) fn on_stop(&mut self) {
@@ -18,7 +21,7 @@ impl Loop {
     /// Lets go of revoked partitions whose time has come, then says whether the run is over.
     pub(super) async fn has_ended(&mut self) -> Result<bool, RunError> {
         let now = Instant::now();
-        self.let_go(now);
+        self.let_go(now).await;
         if let Some(stop_by) = self.stop_by {
             return Ok(self.has_stopped(now, stop_by));
         }
@@ -32,7 +35,7 @@ impl Loop {
     /// Answers revocations: when all is committed, or when the time is up.
     ///
     /// At the deadline unfinished work is dropped, and what is finished gets as long again to be committed.
-    fn let_go(&mut self, now: Instant) {
+    async fn let_go(&mut self, now: Instant) {
         let mut waiting = Vec::new();
         for mut revocation in std::mem::take(&mut self.revocations) {
             let settled = revocation
@@ -42,8 +45,7 @@ impl Loop {
             let late = now >= revocation.deadline;
             if settled || (late && revocation.cut) {
                 for partition in &revocation.partitions {
-                    self.ledger.release(partition);
-                    self.silent.remove(partition);
+                    self.release(partition).await;
                 }
                 self.forget_dropped();
                 // A source that no longer waits is stopping.
@@ -61,6 +63,29 @@ impl Loop {
             waiting.push(revocation);
         }
         self.revocations = waiting;
+    }
+
+    /// Forgets a partition, in good order: the next owner need not suspect it.
+    async fn release(&mut self, partition: &PartitionId) {
+        self.ledger.release(partition);
+        self.silent.remove(partition);
+        self.careful.remove(partition);
+        if let Err(error) = self.committer.release(partition).await {
+            tracing::warn!(%partition, %error, "let go, but the next owner may be careful without need");
+        }
+    }
+
+    /// Lets everything go: whatever ended the run, no message killed it.
+    pub(super) async fn release_all(&mut self) {
+        let partitions: Vec<_> = self.ledger.partitions().cloned().collect();
+        let releases = async {
+            for partition in partitions {
+                self.release(&partition).await;
+            }
+        };
+        if tokio::time::timeout(RELEASE_PATIENCE, releases).await.is_err() {
+            tracing::warn!("the store does not answer; the next owners may be careful without need");
+        }
     }
 
     fn has_stopped(&mut self, now: Instant, stop_by: Instant) -> bool {

@@ -75,9 +75,10 @@ impl Loop {
             _ => {}
         }
         // Of a partition never read, the first chunk covers from 0 whatever retention has left of it.
-        self.ledger
-            .assign(partition.clone(), recovered.watermark.unwrap_or(0), recovered.seen);
+        let from = recovered.watermark.unwrap_or(0);
+        self.ledger.assign(partition.clone(), from, recovered.seen);
         let start = recovered.watermark.unwrap_or(low);
+        self.take_carefully(partition, start, recovered.attempts);
         tracing::info!(%partition, start, end = high, "partition assigned");
         Ok(start)
     }
@@ -99,7 +100,7 @@ impl Loop {
             return;
         };
         let position = Position {
-            topic: partition.topic,
+            topic: partition.topic.clone(),
             epoch: partition.epoch,
             partition: partition.partition,
             offset,
@@ -107,18 +108,14 @@ impl Loop {
         match content {
             Ok(batch) => {
                 let repeats = self.ledger.first_delivery(slot, batch.dedup_key());
-                let lane = self.unread.entry(batch.service_tier).or_default();
-                lane.push_back(Unread {
-                    origin: Origin { slot, position, raw },
-                    batch,
-                    repeats,
-                });
+                let origin = Origin { slot, position, raw };
+                self.take(&partition, Unread { origin, batch, repeats });
             }
-            Err(error) => self.send_dead_letter(Origin { slot, position, raw }, error),
+            Err(error) => self.send_dead_letter(Origin { slot, position, raw }, error, 1),
         }
     }
 
-    fn send_dead_letter(&mut self, origin: Origin, error: String) {
+    pub(super) fn send_dead_letter(&mut self, origin: Origin, error: String, attempts: u32) {
         let Origin { slot, position, raw } = origin;
         tracing::warn!(
             topic = position.topic,
@@ -131,7 +128,9 @@ impl Loop {
         let give_up = Instant::now() + self.limits.outage_max;
         self.dead.spawn(async move {
             loop {
-                let sent = dead_letters.send(&position, &raw, &error, Timestamp::now()).await;
+                let sent = dead_letters
+                    .send(&position, &raw, &error, attempts, Timestamp::now())
+                    .await;
                 if sent.is_ok() || Instant::now() >= give_up {
                     return (slot, error, sent);
                 }
@@ -155,6 +154,7 @@ impl Loop {
 
     /// Takes further messages apart, interactive ones first, within the bounds.
     pub(super) fn start_admissions(&mut self) {
+        self.release_held();
         while self.admissions.len() < self.limits.admissions_max
             && self.running.len() < self.limits.requests_in_flight_max
         {
@@ -184,7 +184,7 @@ impl Loop {
             }
             Err(AdmitError::Model(error)) => return Err(RunError::Model(error)),
             Err(AdmitError::DeadLetter(error)) => {
-                self.send_dead_letter(origin, error.to_string());
+                self.send_dead_letter(origin, error.to_string(), 1);
                 return Ok(());
             }
         };

@@ -186,12 +186,9 @@ impl Reader {
     fn decode(&self, message: &BorrowedMessage<'_>, permit: OwnedSemaphorePermit) -> Delivery {
         let payload = message.payload().unwrap_or_default();
         let content = request::decode(payload, &self.limits).map_err(|error| error.to_string());
-        let raw = match &content {
-            Ok(batch) if batch.input.is_none() => Raw::default(),
-            _ => Raw {
-                key: message.key().map(<[u8]>::to_vec),
-                payload: payload.to_vec(),
-            },
+        let raw = Raw {
+            key: message.key().map(<[u8]>::to_vec),
+            payload: payload.to_vec(),
         };
         let partition = self.id(message.topic(), message.partition());
         Delivery {

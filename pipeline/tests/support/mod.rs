@@ -1,5 +1,8 @@
 //! A whole worker in the process: mock broker, object store in a temporary folder, bundled model.
 
+#![allow(unreachable_pub, reason = "a module of several test programs")]
+#![allow(dead_code, reason = "each of them uses its part")]
+
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -84,6 +87,19 @@ impl World {
         run::run(parts, stopping, progress).await?;
         let done = *seen.borrow();
         Ok(done)
+    }
+
+    /// Runs a worker as a service and stops it after a while.
+    pub async fn serve(&self, worker: &str, time: Duration) -> Result<(), RunError> {
+        let parts = worker::parts(&self.settings_of(worker), false).await.unwrap();
+        let (progress, _seen) = watch::channel(Progress::default());
+        let (stop, stopping) = watch::channel(false);
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            stop.send_replace(true);
+            stop.closed().await;
+        });
+        run::run(parts, stopping, progress).await
     }
 
     /// Both tables as any reader sees them, in the order of positions.
