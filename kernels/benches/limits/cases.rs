@@ -11,7 +11,7 @@ use kernels::matmul::{Projection, matmul};
 use kernels::ternary::TernaryMatrix;
 
 use crate::Options;
-use crate::limits::{self, Limit, MEMORY_LEN};
+use crate::limits::{self, MEMORY_LEN, Unit};
 use crate::report::{self, Measured};
 
 /// Rows and columns of the ternary matrices.
@@ -72,12 +72,11 @@ impl Bench<'_> {
             };
             multiply(&mut out);
             check_ternary(&weights, cols, &activations, &out);
-            let limit = if tokens == 1 { Limit::Memory } else { Limit::Int8 };
             let work = Work {
                 macs: rows * cols * tokens,
-                bytes: rows * cols / 4,
+                bytes: rows * cols / 4 + tokens * (cols + 4 * rows),
             };
-            results.push(self.measure(name(tokens), limit, work, || multiply(&mut out)));
+            results.push(self.measure(name(tokens), Unit::Int8, work, || multiply(&mut out)));
         }
         results
     }
@@ -96,12 +95,11 @@ impl Bench<'_> {
             let mut out = vec![f32::NAN; states * rows];
             matrix.logits(self.options.kernel, &x, &mut out);
             check_dense(&matrix, &x, &out);
-            let limit = if states == 1 { Limit::Memory } else { Limit::F32 };
             let work = Work {
                 macs: rows * cols * states,
-                bytes: rows * cols * 2,
+                bytes: rows * cols * 2 + states * (cols + rows) * 4,
             };
-            results.push(self.measure(name(states), limit, work, || {
+            results.push(self.measure(name(states), Unit::F32, work, || {
                 matrix.logits(self.options.kernel, &x, &mut out)
             }));
         }
@@ -153,7 +151,7 @@ impl Bench<'_> {
             let bytes = sequences.len() * CONTEXT * shape.kv_heads * shape.head_dim * 8;
             results.push(self.measure(
                 name,
-                Limit::F32,
+                Unit::F32,
                 Work {
                     macs: seen * cols * 2,
                     bytes,
@@ -186,7 +184,7 @@ impl Bench<'_> {
                     macs: tokens * cols,
                     bytes: tokens * cols * bytes_per_value,
                 };
-                results.push(self.measure(name, Limit::Memory, work, run));
+                results.push(self.measure(name, Unit::F32, work, run));
             }
         };
         time("quantize", 5, &mut || activations.quantize(kernel, &x, cols));
@@ -200,27 +198,30 @@ impl Bench<'_> {
         results
     }
 
-    fn measure(&self, name: String, limit: Limit, work: Work, mut run: impl FnMut()) -> Measured {
+    fn measure(&self, name: String, unit: Unit, work: Work, mut run: impl FnMut()) -> Measured {
         let mut rounds = Vec::new();
-        for _ in 0..self.options.rounds {
-            let limit = limit.measure(&self.memory);
+        for round in 0..self.options.rounds {
+            let limits = unit.limits(&self.memory, round);
             let (start, mut runs) = (Instant::now(), 0);
             while runs == 0 || start.elapsed() < ROUND_MIN {
                 run();
                 runs += 1;
             }
-            rounds.push((start.elapsed().as_secs_f64() / f64::from(runs), limit));
+            rounds.push((start.elapsed().as_secs_f64() / f64::from(runs), limits));
         }
-        let measured = Measured::new(name, limit, work.macs as f64, work.bytes as f64, &rounds);
+        let measured = Measured::new(name, unit, work, &rounds);
         report::line(&measured);
         measured
     }
 }
 
 /// What one run does.
-struct Work {
-    macs: usize,
-    bytes: usize,
+#[derive(Clone, Copy)]
+pub(crate) struct Work {
+    /// Multiply-adds.
+    pub(crate) macs: usize,
+    /// Bytes that come from memory or go there.
+    pub(crate) bytes: usize,
 }
 
 /// Values in −1 to 1 that look random and are the same everywhere.

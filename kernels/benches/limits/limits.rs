@@ -9,33 +9,40 @@ use rayon::prelude::*;
 /// Bytes that are read to time memory; about what the weights of a 2B model take.
 pub(crate) const MEMORY_LEN: usize = 1 << 29;
 
-/// A limit that a case runs into.
+/// What multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Limit {
-    /// int8 multiply-adds a second.
+pub(crate) enum Unit {
+    /// int8 products added in i32.
     Int8,
-    /// f32 multiply-adds a second.
+    /// f32 fused multiply-adds.
     F32,
-    /// Bytes read a second.
-    Memory,
 }
 
-impl Limit {
+/// The two limits that a case may run into.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// Multiply-adds a second.
+    pub(crate) macs: f64,
+    /// Bytes read a second.
+    pub(crate) bytes: f64,
+}
+
+impl Unit {
     /// The name in reports.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Limit::Int8 => "int8 peak",
-            Limit::F32 => "f32 peak",
-            Limit::Memory => "memory read",
+            Unit::Int8 => "int8 peak",
+            Unit::F32 => "f32 peak",
         }
     }
 
-    /// Measures it, in multiply-adds or bytes a second.
-    pub(crate) fn measure(self, memory: &[u64]) -> f64 {
-        match self {
-            Limit::Int8 => peak(int8_loop()),
-            Limit::F32 => peak(f32_loop()),
-            Limit::Memory => read(memory),
+    /// Measures both limits, memory on the `round`th quarter.
+    pub(crate) fn limits(self, memory: &[u64], round: usize) -> Limits {
+        let quarter = memory.len() / 4;
+        let macs = peak(if self == Unit::Int8 { int8_loop() } else { f32_loop() });
+        Limits {
+            macs,
+            bytes: read(&memory[round % 4 * quarter..][..quarter]),
         }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! `cargo bench -p kernels -- [--threads N] [--kernel NAME] [--rounds N] [--only TEXT] [--json FILE]`
 //!
-//! Every case is timed in rounds, and each round first times the limit that governs the case: the machine's own
-//! peak of integer or float multiply-adds, or the rate at which it reads memory. So a noisy neighbour slows both, and
-//! the median of their ratio is what a case is judged by. Outputs are checked before anything is timed.
+//! Every case is timed in rounds, and each round first times the machine: its peak of integer or float multiply-adds
+//! and the rate at which it reads memory. What both allow for a case, as a percentage of the time it took, is what it
+//! is judged by; since a noisy neighbour slows both, the median over the rounds holds. Outputs are checked too.
 
 mod limits;
 mod cases;

@@ -3,41 +3,56 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::Options;
-use crate::limits::Limit;
+use crate::cases::Work;
+use crate::limits::{Limits, Unit};
 
-/// One case.
+/// One case: medians of its rounds.
 pub(crate) struct Measured {
     name: String,
-    limit: Limit,
+    unit: Unit,
     seconds: f64,
     gmacs: f64,
     gigabytes: f64,
-    limit_giga: f64,
-    percent: f64,
-    percent_range: (f64, f64),
+    limit_gmacs: f64,
+    limit_gigabytes: f64,
+    /// The time that the limits allow, in percent of the time taken: median, least, most.
+    percent: [f64; 3],
+    /// Whether memory is the nearer limit.
+    memory_bound: bool,
 }
 
 impl Measured {
-    /// From rounds of seconds a run and the limit measured beside it. Everything is the median of the rounds.
-    pub(crate) fn new(name: String, limit: Limit, macs: f64, bytes: f64, rounds: &[(f64, f64)]) -> Measured {
-        let sorted = |value: &dyn Fn(&(f64, f64)) -> f64| {
+    /// From rounds of seconds a run and the limits measured beside it.
+    pub(crate) fn new(name: String, unit: Unit, work: Work, rounds: &[(f64, Limits)]) -> Measured {
+        let sorted = |value: &dyn Fn(&(f64, Limits)) -> f64| {
             let mut values: Vec<f64> = rounds.iter().map(value).collect();
             values.sort_by(f64::total_cmp);
             values
         };
         let median = |values: &[f64]| values[values.len() / 2];
+        let (macs, bytes) = (work.macs as f64, work.bytes as f64);
+        let percents = sorted(&|(seconds, limits)| (macs / limits.macs).max(bytes / limits.bytes) / seconds * 100.0);
         let seconds = median(&sorted(&|round| round.0));
-        let done = if limit == Limit::Memory { bytes } else { macs };
-        let percents = sorted(&|(seconds, limit)| done / seconds / limit * 100.0);
+        let limit_gmacs = median(&sorted(&|round| round.1.macs)) / 1e9;
+        let limit_gigabytes = median(&sorted(&|round| round.1.bytes)) / 1e9;
         Measured {
             name,
-            limit,
+            unit,
             seconds,
             gmacs: macs / seconds / 1e9,
             gigabytes: bytes / seconds / 1e9,
-            limit_giga: median(&sorted(&|round| round.1)) / 1e9,
-            percent: median(&percents),
-            percent_range: (percents[0], percents[percents.len() - 1]),
+            limit_gmacs,
+            limit_gigabytes,
+            percent: [median(&percents), percents[0], percents[percents.len() - 1]],
+            memory_bound: bytes / limit_gigabytes > macs / limit_gmacs,
+        }
+    }
+
+    fn limit(&self) -> (&'static str, f64) {
+        if self.memory_bound {
+            ("memory read", self.limit_gigabytes)
+        } else {
+            (self.unit.name(), self.limit_gmacs)
         }
     }
 }
@@ -50,20 +65,15 @@ pub(crate) fn head(options: &Options) {
 
 /// Prints one case.
 pub(crate) fn line(m: &Measured) {
-    let Measured {
-        name,
-        limit,
-        percent,
-        percent_range: (low, high),
-        limit_giga,
-        ..
-    } = m;
-    let (ms, gmacs, gigabytes) = (m.seconds * 1e3, m.gmacs, m.gigabytes);
-    print!("{name:<44} {ms:>10.3} {gmacs:>9.1} {gigabytes:>7.2}  ");
-    println!(
-        "{percent:>5.1} % ({low:.0} to {high:.0}) of {} {limit_giga:.1}",
-        limit.name()
+    let ([percent, low, high], (limit, giga)) = (m.percent, m.limit());
+    print!(
+        "{:<44} {:>10.3} {:>9.1} {:>7.2}  ",
+        m.name,
+        m.seconds * 1e3,
+        m.gmacs,
+        m.gigabytes
     );
+    println!("{percent:>5.1} % ({low:.0} to {high:.0}) of {limit} {giga:.1}");
 }
 
 /// All cases as one JSON object.
@@ -84,21 +94,12 @@ pub(crate) fn json(options: &Options, results: &[Measured]) -> String {
 }
 
 fn case(m: &Measured) -> String {
-    let Measured {
-        name,
-        limit,
-        seconds,
-        gmacs,
-        gigabytes,
-        limit_giga,
-        percent,
-        percent_range: (low, high),
-    } = m;
+    let ([percent, low, high], (limit, _)) = (m.percent, m.limit());
     format!(
-        "    {{\"name\": \"{name}\", \"seconds\": {seconds:.6e}, \"gmacs\": {gmacs:.2}, \"gigabytes\": {gigabytes:.3}, \
-         \"limit\": \"{}\", \"limit_giga\": {limit_giga:.2}, \"percent\": {percent:.1}, \"percent_low\": {low:.1}, \
-         \"percent_high\": {high:.1}}}",
-        limit.name()
+        "    {{\"name\": \"{}\", \"seconds\": {:.6e}, \"gmacs\": {:.2}, \"gigabytes\": {:.3}, \"limit\": \"{limit}\", \
+         \"limit_gmacs\": {:.1}, \"limit_gigabytes\": {:.2}, \
+         \"percent\": {percent:.1}, \"percent_low\": {low:.1}, \"percent_high\": {high:.1}}}",
+        m.name, m.seconds, m.gmacs, m.gigabytes, m.limit_gmacs, m.limit_gigabytes,
     )
 }
 

@@ -14,6 +14,7 @@ use rayon::prelude::*;
 
 use self::tile::{Attend, Context, Query, Scratch};
 use super::kv_cache::KvCache;
+use super::lanes::LANES;
 use crate::Kernel;
 use crate::memory::SharedRows;
 
@@ -58,6 +59,9 @@ pub fn attention(
         q.len() == out.len() && q.len().is_multiple_of(cols.max(1)),
         "q and out are not [tokens, {cols}]"
     );
+    if out.is_empty() {
+        return;
+    }
     let group = heads / shape.kv_heads;
     let tasks = tasks(shape.kv_heads, group, spans);
     check_spans(spans, q.len() / cols.max(1), shape.block_len);
@@ -84,10 +88,16 @@ pub fn attention(
             queries: &queries,
             scratch,
         });
-        for (acc, row) in scratch.acc.chunks_exact(shape.value_stride().max(1)).zip(task.rows) {
+        for (acc, row) in scratch
+            .acc
+            .chunks_exact(shape.value_vectors().max(1))
+            .zip(task.rows.clone())
+        {
             // SAFETY: spans do not overlap, and a row of a task is one head of one token: nobody else's.
             let out = unsafe { out.piece(span.tokens.start + row / group, column(row), shape.head_dim) };
-            out.copy_from_slice(&acc[..shape.head_dim]);
+            for (out, acc) in out.chunks_mut(LANES).zip(acc) {
+                out.copy_from_slice(&acc.0[..out.len()]);
+            }
         }
     });
 }

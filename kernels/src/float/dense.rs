@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::lanes::{LANES, Lanes, padded, sum};
+use super::lanes::{Aligned, LANES, Lanes, padded, sum};
 use crate::Kernel;
 use crate::cpu::Pass;
 use crate::float::simd::Simd;
@@ -16,6 +16,10 @@ use crate::memory::SharedRows;
 
 /// Matrix rows of a task, a multiple of what the register tiles take.
 const TASK_ROWS: usize = 48;
+/// States of the largest register tile.
+const STATES_MAX: usize = 8;
+/// Columns of so many states that stay in the L1 cache while all rows of a task pass.
+const BLOCK_COLS: usize = 512;
 
 /// `[rows, cols]` of bf16 or f32.
 #[derive(Debug)]
@@ -105,23 +109,24 @@ impl DenseMatrix {
         let states = x.len().checked_div(self.cols).unwrap_or(0);
         assert_eq!(states * self.cols, x.len(), "x is not [any, {}]", self.cols);
         assert_eq!(out.len(), states * self.rows, "out is not [{states}, {}]", self.rows);
-        let out = SharedRows::new(out, self.rows);
+        let (out, panels) = (SharedRows::new(out, self.rows), panels(x, self.cols));
         (0..self.rows.div_ceil(TASK_ROWS)).into_par_iter().for_each(|task| {
             let rows = task * TASK_ROWS..self.rows.min((task + 1) * TASK_ROWS);
+            let (cols, panels, out) = (self.cols, panels.as_slice(), &out);
             match &self.values {
                 Values::Bf16(bits) => kernel.run(Block {
                     matrix: bits,
-                    cols: self.cols,
+                    cols,
                     rows,
-                    x,
-                    out: &out,
+                    panels,
+                    out,
                 }),
                 Values::F32(values) => kernel.run(Block {
                     matrix: values,
-                    cols: self.cols,
+                    cols,
                     rows,
-                    x,
-                    out: &out,
+                    panels,
+                    out,
                 }),
             }
         });
@@ -171,78 +176,125 @@ fn widen(bf16: u16) -> f32 {
     f32::from_bits(u32::from(bf16) << 16)
 }
 
+/// Up to [`STATES_MAX`] hidden states, taking turns every sixteen columns, zero behind the last column.
+struct Panel {
+    width: usize,
+    lanes: Vec<Aligned>, // [sixteens of columns, width]
+}
+
+fn panels(x: &[f32], cols: usize) -> Vec<Panel> {
+    let pack = |x: &[f32]| {
+        let width = x.len() / cols;
+        let mut lanes = vec![Aligned([0.0; LANES]); cols.div_ceil(LANES) * width];
+        for (state, x) in x.chunks_exact(cols).enumerate() {
+            for (out, x) in lanes[state..].iter_mut().step_by(width).zip(x.chunks(LANES)) {
+                out.0[..x.len()].copy_from_slice(x);
+            }
+        }
+        Panel { width, lanes }
+    };
+    x.chunks((cols * STATES_MAX).max(1)).map(pack).collect()
+}
+
 /// The logits of a block of rows for all states.
 struct Block<'a, E> {
     matrix: &'a [E],
     cols: usize,
     rows: Range<usize>,
-    x: &'a [f32],
+    panels: &'a [Panel],
     out: &'a SharedRows<'a, f32>,
 }
+
+/// The lanes of a block's dot products with a panel.
+type Sums = [[Aligned; TASK_ROWS]; STATES_MAX];
 
 impl<E: Element> Pass for Block<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let states = self.x.len().checked_div(self.cols).unwrap_or(0);
-        let mut state = 0;
-        while state < states {
-            state += match states - state {
-                8.. if S::WIDE => self.states::<S, 8, 3>(simd, state),
-                4.. if S::WIDE => self.states::<S, 4, 4>(simd, state),
-                2.. => self.states::<S, 2, 2>(simd, state),
-                _ => self.states::<S, 1, 4>(simd, state),
-            };
+        for (index, panel) in self.panels.iter().enumerate() {
+            let mut sums: Sums = [[Aligned([0.0; LANES]); TASK_ROWS]; STATES_MAX];
+            let mut state = 0;
+            while state < panel.width {
+                state += match panel.width - state {
+                    STATES_MAX.. if S::WIDE => self.states::<S, STATES_MAX, 3>(simd, panel, state, &mut sums),
+                    4.. if S::WIDE => self.states::<S, 4, 4>(simd, panel, state, &mut sums),
+                    2.. => self.states::<S, 2, 2>(simd, panel, state, &mut sums),
+                    _ => self.states::<S, 1, 4>(simd, panel, state, &mut sums),
+                };
+            }
+            for (state, sums) in sums[..panel.width].iter().enumerate() {
+                let state = index * STATES_MAX + state;
+                // SAFETY: a block's rows are columns of `out` that no other block has; pieces live one at a time.
+                let out = unsafe { self.out.piece(state, self.rows.start, self.rows.len()) };
+                for (out, lanes) in out.iter_mut().zip(sums) {
+                    *out = sum(&lanes.0);
+                }
+            }
         }
     }
 }
 
 impl<E: Element> Block<'_, E> {
-    /// The dot products of `N` states with all rows, `M` at a time; returns `N`.
+    /// The lanes of `N` states of a panel with all rows, `M` at a time; returns `N`.
     #[inline(always)]
-    fn states<S: Simd, const N: usize, const M: usize>(&self, simd: S, state: usize) -> usize {
-        let mut row = self.rows.start;
-        while row < self.rows.end {
-            if self.rows.end - row >= M {
-                self.tile::<S, N, M>(simd, state, row);
-                row += M;
-            } else {
-                self.tile::<S, N, 1>(simd, state, row);
-                row += 1;
+    fn states<S: Simd, const N: usize, const M: usize>(
+        &self,
+        simd: S,
+        panel: &Panel,
+        state: usize,
+        sums: &mut Sums,
+    ) -> usize {
+        let block_cols = if N < STATES_MAX { self.cols } else { BLOCK_COLS };
+        for from in (0..self.cols).step_by(block_cols) {
+            let cols = from..self.cols.min(from + block_cols);
+            let mut row = 0;
+            while row < self.rows.len() {
+                row += if self.rows.len() - row >= M {
+                    self.tile::<S, N, M>(simd, (panel, state), row, cols.clone(), sums)
+                } else {
+                    self.tile::<S, N, 1>(simd, (panel, state), row, cols.clone(), sums)
+                };
             }
         }
         N
     }
 
-    /// The dot products of `N` states with `M` rows.
+    /// Adds the products of some columns of `N` states and `M` rows, the first being `row` of the block; returns `M`.
     #[inline(always)]
-    fn tile<S: Simd, const N: usize, const M: usize>(&self, simd: S, state: usize, row: usize) {
-        let x: [&[f32]; N] = std::array::from_fn(|n| &self.x[(state + n) * self.cols..][..self.cols]);
-        let w: [&[E]; M] = std::array::from_fn(|m| &self.matrix[(row + m) * self.cols..][..self.cols]);
-        let (chunks, rest) = (self.cols / LANES, self.cols / LANES * LANES..self.cols);
-        let (x_chunks, w_chunks) = (
-            x.map(|x| &x.as_chunks().0[..chunks]),
-            w.map(|w| &w.as_chunks().0[..chunks]),
-        );
+    fn tile<S: Simd, const N: usize, const M: usize>(
+        &self,
+        simd: S,
+        (panel, state): (&Panel, usize),
+        row: usize,
+        cols: Range<usize>,
+        sums: &mut Sums,
+    ) -> usize {
+        let first = self.rows.start + row;
+        let w: [&[E]; M] = std::array::from_fn(|m| &self.matrix[(first + m) * self.cols..][cols.clone()]);
+        let (chunks, rest) = (cols.len() / LANES, cols.len() / LANES * LANES..cols.len());
+        let w_chunks = w.map(|w| &w.as_chunks().0[..chunks]);
+        let mut x = panel.lanes[cols.start / LANES * panel.width..].chunks_exact(panel.width);
         let mut acc = [[simd.splat(0.0); M]; N];
-        for c in 0..chunks {
-            step(simd, x_chunks.map(|x| &x[c]), w_chunks.map(|w| &w[c]), &mut acc);
-        }
-        if !rest.is_empty() {
-            let x = x.map(|x| padded(&x[rest.clone()], 0.0));
-            let w = w.map(|w| padded(&w[rest.clone()], E::default()));
-            step(simd, x.each_ref(), w.each_ref(), &mut acc);
-        }
-        for (n, acc) in acc.into_iter().enumerate() {
-            // SAFETY: a block's rows are columns of `out` that no other block has, and pieces live one at a time.
-            let out = unsafe { self.out.piece(state + n, row, M) };
-            for (out, acc) in out.iter_mut().zip(acc) {
-                let mut lanes = [0.0; LANES];
-                simd.store(acc, &mut lanes);
-                *out = sum(&lanes);
+        for n in 0..N {
+            for m in 0..M {
+                acc[n][m] = simd.load(&sums[state + n][row + m].0);
             }
         }
+        for (c, x) in x.by_ref().take(chunks).enumerate() {
+            step(simd, &x[state..], w_chunks.map(|w| &w[c]), &mut acc);
+        }
+        if let (Some(x), false) = (x.next(), rest.is_empty()) {
+            let w = w.map(|w| padded(&w[rest.clone()], E::default()));
+            step(simd, &x[state..], w.each_ref(), &mut acc);
+        }
+        for n in 0..N {
+            for m in 0..M {
+                simd.store(acc[n][m], &mut sums[state + n][row + m].0);
+            }
+        }
+        M
     }
 }
 
@@ -250,7 +302,7 @@ impl<E: Element> Block<'_, E> {
 #[inline(always)]
 fn step<S: Simd, E: Element, const N: usize, const M: usize>(
     simd: S,
-    x: [&Lanes; N],
+    x: &[Aligned],
     w: [&[E; LANES]; M],
     acc: &mut [[S::V; M]; N],
 ) {
@@ -258,10 +310,10 @@ fn step<S: Simd, E: Element, const N: usize, const M: usize>(
     for m in 0..M {
         lanes[m] = E::load(simd, w[m]);
     }
-    for n in 0..N {
-        let x = simd.load(x[n]);
+    for (x, acc) in x[..N].iter().zip(acc) {
+        let x = simd.load(&x.0);
         for m in 0..M {
-            acc[n][m] = simd.mul_add(lanes[m], x, acc[n][m]);
+            acc[m] = simd.mul_add(lanes[m], x, acc[m]);
         }
     }
 }

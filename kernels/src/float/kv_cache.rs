@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::lanes::LANES;
+use super::lanes::{Aligned, LANES};
 
 /// The size of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub enum KvShapeError {
 #[derive(Debug)]
 pub struct KvCache {
     shape: KvShape,
-    keys: Vec<f32>,   // [layers, blocks, kv_heads, block_len / 16, head_dim, 16]
-    values: Vec<f32>, // [layers, blocks, kv_heads, block_len, value_stride]
+    keys: Vec<Aligned>,   // [layers, blocks, kv_heads, block_len / 16, head_dim] of 16 positions
+    values: Vec<Aligned>, // [layers, blocks, kv_heads, block_len, value_vectors] of 16 values of a head
 }
 
 impl KvShape {
@@ -49,9 +49,9 @@ impl KvShape {
         positions.checked_mul(values)?.checked_mul(size_of::<f32>())
     }
 
-    /// Values from one position to the next.
-    pub(crate) fn value_stride(&self) -> usize {
-        self.head_dim.next_multiple_of(LANES)
+    /// Vectors of one head's value at one position.
+    pub(crate) fn value_vectors(&self) -> usize {
+        self.head_dim.div_ceil(LANES)
     }
 }
 
@@ -68,8 +68,8 @@ impl KvCache {
         let bytes_len = shape.block_bytes_len().and_then(|len| len.checked_mul(shape.blocks));
         bytes_len.filter(|len| isize::try_from(*len).is_ok()).ok_or(too_large)?;
         let rows = shape.layers * shape.blocks * shape.kv_heads * shape.block_len;
-        let keys = zeros(rows * shape.head_dim).ok_or(too_large)?;
-        let values = zeros(rows * shape.value_stride()).ok_or(too_large)?;
+        let keys = zeros(rows / LANES * shape.head_dim).ok_or(too_large)?;
+        let values = zeros(rows * shape.value_vectors()).ok_or(too_large)?;
         Ok(KvCache { shape, keys, values })
     }
 
@@ -96,28 +96,37 @@ impl KvCache {
         );
         for head in 0..kv_heads {
             let of_head = head * head_dim..(head + 1) * head_dim;
-            let from = self.block_start(layer, block, head) + slot / LANES * LANES;
-            let group = &mut self.keys[from * head_dim..(from + LANES) * head_dim];
-            for (lanes, key) in group.chunks_exact_mut(LANES).zip(&keys[of_head.clone()]) {
-                lanes[slot % LANES] = *key;
+            let start = self.block_start(layer, block, head);
+            let group = (start + slot) / LANES * head_dim;
+            for (lanes, key) in self.keys[group..group + head_dim]
+                .iter_mut()
+                .zip(&keys[of_head.clone()])
+            {
+                lanes.0[slot % LANES] = *key;
             }
-            let from = (self.block_start(layer, block, head) + slot) * self.shape.value_stride();
-            self.values[from..from + head_dim].copy_from_slice(&values[of_head]);
+            let from = (start + slot) * self.shape.value_vectors();
+            for (lanes, values) in self.values[from..].iter_mut().zip(values[of_head].chunks(LANES)) {
+                lanes.0[..values.len()].copy_from_slice(values);
+            }
         }
     }
 
-    /// A block's keys of one head, `[block_len / 16, head_dim, 16]`.
+    /// A block's keys of one head, `[block_len / 16, head_dim]`, in the lanes of 16 positions.
     #[inline(always)]
-    pub(crate) fn keys(&self, layer: usize, block: u32, head: usize) -> &[f32] {
-        let from = self.block_start(layer, block, head);
-        &self.keys[from * self.shape.head_dim..(from + self.shape.block_len) * self.shape.head_dim]
+    pub(crate) fn keys(&self, layer: usize, block: u32, head: usize) -> &[Aligned] {
+        let KvShape {
+            block_len, head_dim, ..
+        } = self.shape;
+        let from = self.block_start(layer, block, head) / LANES * head_dim;
+        &self.keys[from..from + block_len / LANES * head_dim]
     }
 
-    /// A block's values of one head, `[block_len, value_stride]`.
+    /// A block's values of one head, `[block_len, value_vectors]`.
     #[inline(always)]
-    pub(crate) fn values(&self, layer: usize, block: u32, head: usize) -> &[f32] {
-        let (from, stride) = (self.block_start(layer, block, head), self.shape.value_stride());
-        &self.values[from * stride..(from + self.shape.block_len) * stride]
+    pub(crate) fn values(&self, layer: usize, block: u32, head: usize) -> &[Aligned] {
+        let vectors = self.shape.value_vectors();
+        let from = self.block_start(layer, block, head) * vectors;
+        &self.values[from..from + self.shape.block_len * vectors]
     }
 
     /// Positions before a block of a head.
@@ -150,10 +159,10 @@ impl fmt::Display for KvShapeError {
 
 impl std::error::Error for KvShapeError {}
 
-fn zeros(len: usize) -> Option<Vec<f32>> {
+fn zeros(len: usize) -> Option<Vec<Aligned>> {
     let mut values = Vec::new();
     values.try_reserve_exact(len).ok()?;
-    values.resize(len, 0.0);
+    values.resize(len, Aligned([0.0; LANES]));
     Some(values)
 }
 
@@ -190,7 +199,7 @@ mod tests {
     #[test]
     fn a_block_takes_what_it_says() {
         let cache = KvCache::new(SHAPE).unwrap();
-        let bytes_len = (cache.keys.len() + cache.values.len()) * 4;
+        let bytes_len = (cache.keys.len() + cache.values.len()) * size_of::<Aligned>();
         assert_eq!(SHAPE.block_bytes_len(), Some(bytes_len / SHAPE.blocks));
     }
 
@@ -201,9 +210,10 @@ mod tests {
         let values: Vec<f32> = keys.iter().map(|key| -key).collect();
         cache.write(1, 2, 18, &keys, &values);
         for d in 0..5 {
-            assert_eq!(cache.keys(1, 2, 1)[(5 + d) * LANES + 2], keys[5 + d]);
-            assert_eq!(cache.values(1, 2, 1)[18 * 16 + d], values[5 + d]);
+            assert_eq!(cache.keys(1, 2, 1)[5 + d].0[2], keys[5 + d]);
+            assert_eq!(cache.values(1, 2, 1)[18].0[d], values[5 + d]);
         }
-        assert_eq!(cache.keys.iter().filter(|&&key| key != 0.0).count(), 9);
+        let written = cache.keys.iter().flat_map(|lanes| lanes.0).filter(|&key| key != 0.0);
+        assert_eq!(written.count(), 9);
     }
 }

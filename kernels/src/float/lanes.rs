@@ -12,6 +12,11 @@ pub(crate) const LANES: usize = 16;
 /// Sixteen values, one a lane.
 pub(crate) type Lanes = [f32; LANES];
 
+/// Sixteen values in a cache line of their own.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Aligned(pub(crate) Lanes);
+
 /// `acc + a * b` in each lane, rounded once.
 #[inline(always)]
 pub(crate) fn mul_add(a: &Lanes, b: &Lanes, acc: &mut Lanes) {

@@ -24,8 +24,8 @@ use crate::float::simd::Simd;
 use crate::memory::{Line, SharedRows};
 use crate::ternary::{TILE_LANES, TILE_ROWS, TernaryMatrix};
 
-/// Activations that a task may have: half of the smallest L2 cache around, so that they stay there for every tile.
-const TASK_BYTES_MAX: usize = 1 << 19;
+/// Activations that a task may have: they stay in the L2 cache for every tile.
+const TASK_BYTES_MAX: usize = 1 << 18;
 
 /// One of the matrices that the same activations are multiplied with.
 #[derive(Debug)]

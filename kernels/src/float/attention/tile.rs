@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::super::kv_cache::KvCache;
-use super::super::lanes::{LANES, Lanes};
+use super::super::lanes::{Aligned, LANES};
 use super::super::softmax::Exponentials;
 use crate::cpu::Pass;
 use crate::float::simd::Simd;
@@ -30,9 +30,9 @@ pub(super) struct Query<'a> {
 /// A thread's working memory.
 #[derive(Default)]
 pub(super) struct Scratch {
-    scores: Vec<f32>,         // [queries, positions in whole groups]
-    sums: Vec<f32>,           // [queries]
-    pub(super) acc: Vec<f32>, // [queries, value_stride]
+    scores: Vec<f32>,             // [queries, positions in whole groups]
+    sums: Vec<f32>,               // [queries]
+    pub(super) acc: Vec<Aligned>, // [queries, value_vectors]
 }
 
 /// Attends queries of one key-value head; the result is in `scratch.acc`.
@@ -52,12 +52,12 @@ impl Pass for Attend<'_> {
             queries,
             scratch: Scratch { scores, sums, acc },
         } = self;
-        let (positions, value_stride) = (positions(queries), context.cache.shape().value_stride());
+        let (positions, vectors) = (positions(queries), context.cache.shape().value_vectors());
         let stride = positions.next_multiple_of(LANES);
         scores.resize(queries.len() * stride, 0.0);
         sums.resize(queries.len(), 0.0);
         acc.clear();
-        acc.resize(queries.len() * value_stride, 0.0);
+        acc.resize(queries.len() * vectors, Aligned([0.0; LANES]));
         for group in (0..stride / LANES).step_by(2) {
             score(
                 simd,
@@ -85,9 +85,9 @@ impl Pass for Attend<'_> {
                 acc,
             );
         }
-        for (acc, sum) in acc.chunks_exact_mut(value_stride).zip(sums) {
+        for (acc, sum) in acc.chunks_exact_mut(vectors).zip(sums) {
             for acc in acc {
-                *acc /= *sum;
+                simd.store(simd.div(simd.load(&acc.0), simd.splat(*sum)), &mut acc.0);
             }
         }
     }
@@ -127,7 +127,7 @@ fn score<S: Simd>(
 fn score_tile<S: Simd, const N: usize>(
     simd: S,
     queries: &[Query<'_>],
-    keys: [&[Lanes]; 2],
+    keys: [&[Aligned]; 2],
     groups: [usize; 2],
     scores: &mut [f32],
     stride: usize,
@@ -135,7 +135,7 @@ fn score_tile<S: Simd, const N: usize>(
     let q: [&[f32]; N] = std::array::from_fn(|n| &queries[n].q[..keys[0].len()]);
     let mut acc = [[simd.splat(0.0); 2]; N];
     for (d, (first, second)) in keys[0].iter().zip(keys[1]).enumerate() {
-        let (first, second) = (simd.load(first), simd.load(second));
+        let (first, second) = (simd.load(&first.0), simd.load(&second.0));
         for n in 0..N {
             let q = simd.splat(q[n][d]);
             acc[n][0] = simd.mul_add(q, first, acc[n][0]);
@@ -152,7 +152,7 @@ fn score_tile<S: Simd, const N: usize>(
     N
 }
 
-/// Adds a block's weighted values to the sums `acc [queries, value_stride]`, weights being `[queries, stride]`.
+/// Adds a block's weighted values to the sums `acc [queries, value_vectors]`, weights being `[queries, stride]`.
 #[inline(always)]
 fn add_block<S: Simd>(
     simd: S,
@@ -160,14 +160,13 @@ fn add_block<S: Simd>(
     context: Context<'_>,
     block: Range<usize>,
     (weights, stride): (&[f32], usize),
-    acc: &mut [f32],
+    acc: &mut [Aligned],
 ) {
-    let value_stride = context.cache.shape().value_stride();
     let values = context.values(block.start);
     let mut row = 0;
     while row < queries.len() {
         let (queries, weights) = (&queries[row..], (&weights[row * stride..], stride));
-        let acc = &mut acc[row * value_stride..];
+        let acc = &mut acc[row * values.vectors..];
         row += match queries.len() {
             8.. if S::WIDE => add_tile::<S, 8, 2>(simd, queries, values, block.clone(), weights, acc),
             4.. if S::WIDE => add_tile::<S, 4, 4>(simd, queries, values, block.clone(), weights, acc),
@@ -185,7 +184,7 @@ fn add_tile<S: Simd, const N: usize, const C: usize>(
     values: Values<'_>,
     block: Range<usize>,
     (weights, stride): (&[f32], usize),
-    acc: &mut [f32],
+    acc: &mut [Aligned],
 ) -> usize {
     let limit = |n: usize| queries[n].positions.clamp(block.start, block.end);
     let common = (0..N).map(limit).fold(block.end, usize::min);
@@ -193,7 +192,7 @@ fn add_tile<S: Simd, const N: usize, const C: usize>(
     let from = block.start;
     add_values::<S, N, C>(simd, rows.map(|row| &row[from..common]), values, acc);
     for n in 0..N {
-        let acc = &mut acc[n * values.stride..(n + 1) * values.stride];
+        let acc = &mut acc[n * values.vectors..(n + 1) * values.vectors];
         add_values::<S, 1, C>(simd, [&rows[n][common..limit(n)]], values.from(common - from), acc);
     }
     N
@@ -205,12 +204,11 @@ fn add_values<S: Simd, const N: usize, const C: usize>(
     simd: S,
     weights: [&[f32]; N],
     values: Values<'_>,
-    acc: &mut [f32],
+    acc: &mut [Aligned],
 ) {
-    let vectors = values.stride / LANES;
     let mut vector = 0;
-    while vector < vectors && !weights[0].is_empty() {
-        vector += if vectors - vector >= C {
+    while vector < values.vectors && !weights[0].is_empty() {
+        vector += if values.vectors - vector >= C {
             add_vectors::<S, N, C>(simd, weights, values, vector, acc)
         } else {
             add_vectors::<S, N, 1>(simd, weights, values, vector, acc)
@@ -225,45 +223,39 @@ fn add_vectors<S: Simd, const N: usize, const C: usize>(
     weights: [&[f32]; N],
     values: Values<'_>,
     vector: usize,
-    acc: &mut [f32],
+    acc: &mut [Aligned],
 ) -> usize {
-    let acc = acc.as_chunks_mut::<LANES>().0;
-    let at = |n: usize, c: usize| n * (values.stride / LANES) + vector + c;
+    let at = |n: usize, c: usize| n * values.vectors + vector + c;
     let mut sums = [[simd.splat(0.0); C]; N];
     for n in 0..N {
         for c in 0..C {
-            sums[n][c] = simd.load(&acc[at(n, c)]);
+            sums[n][c] = simd.load(&acc[at(n, c)].0);
         }
     }
     let len = weights[0].len();
     let weights = weights.map(|weights| &weights[..len]);
-    for (p, row) in values.rows[..len * values.stride]
-        .chunks_exact(values.stride)
-        .enumerate()
-    {
-        let lanes: &[Lanes; C] = row.as_chunks().0[vector..]
-            .first_chunk()
-            .expect("the row has these vectors");
+    for (p, row) in values.rows.chunks_exact(values.vectors).take(len).enumerate() {
+        let lanes: &[Aligned; C] = row[vector..].first_chunk().expect("the row has these vectors");
         for n in 0..N {
             let weight = simd.splat(weights[n][p]);
             for c in 0..C {
-                sums[n][c] = simd.mul_add(weight, simd.load(&lanes[c]), sums[n][c]);
+                sums[n][c] = simd.mul_add(weight, simd.load(&lanes[c].0), sums[n][c]);
             }
         }
     }
     for n in 0..N {
         for c in 0..C {
-            simd.store(sums[n][c], &mut acc[at(n, c)]);
+            simd.store(sums[n][c], &mut acc[at(n, c)].0);
         }
     }
     C
 }
 
-/// Consecutive positions' values, `[positions, stride]`.
+/// Consecutive positions' values, `[positions, vectors]`.
 #[derive(Clone, Copy)]
 struct Values<'a> {
-    rows: &'a [f32],
-    stride: usize,
+    rows: &'a [Aligned],
+    vectors: usize,
 }
 
 impl Values<'_> {
@@ -271,21 +263,20 @@ impl Values<'_> {
     #[inline(always)]
     fn from(self, positions: usize) -> Self {
         Values {
-            rows: &self.rows[positions * self.stride..],
+            rows: &self.rows[positions * self.vectors..],
             ..self
         }
     }
 }
 
 impl<'a> Context<'a> {
-    /// The keys of 16 positions, `[head_dim, 16]`.
+    /// The keys of 16 positions, `[head_dim]`.
     #[inline(always)]
-    fn keys(self, group: usize) -> &'a [Lanes] {
+    fn keys(self, group: usize) -> &'a [Aligned] {
         let shape = self.cache.shape();
         let groups = shape.block_len / LANES;
         let block = self.cache.keys(self.layer, self.blocks[group / groups], self.kv_head);
-        let from = group % groups * shape.head_dim;
-        &block.as_chunks().0[from..from + shape.head_dim]
+        &block[group % groups * shape.head_dim..][..shape.head_dim]
     }
 
     /// The values of the block that starts at a position.
@@ -295,7 +286,7 @@ impl<'a> Context<'a> {
         let block = self.blocks[position / shape.block_len];
         Values {
             rows: self.cache.values(self.layer, block, self.kv_head),
-            stride: shape.value_stride(),
+            vectors: shape.value_vectors(),
         }
     }
 }
