@@ -1,7 +1,6 @@
 //! The cases: the shapes of microsoft/bitnet-b1.58-2B-4T.
 
-use crate::limits::Instant;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kernels::activations::Activations;
 use kernels::float::{
