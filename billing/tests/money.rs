@@ -155,3 +155,34 @@ fn what_is_no_amount_is_said() {
         assert_eq!((currency(code).code(), currency(code).minor_digits()), (code, digits));
     }
 }
+
+#[test]
+fn the_widest_amounts_survive_a_parquet_file() {
+    use arrow::array::{ArrayRef, AsArray, Decimal128Array, RecordBatch};
+    use arrow::datatypes::Decimal128Type;
+    use parquet::arrow::ArrowWriter;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+
+    let parts = [MONEY_PARTS_MAX, -MONEY_PARTS_MAX, 0, 1, -1, 123_456_789_012_345_678];
+    let amounts = parts.map(|parts| Money::from_parts(parts).unwrap());
+    let column = Decimal128Array::from_iter_values(amounts.iter().map(|amount| amount.parts()));
+    let column: ArrayRef = std::sync::Arc::new(column.with_precision_and_scale(38, 18).unwrap());
+    let batch = RecordBatch::try_from_iter([("amount", column)]).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    let mut writer = ArrowWriter::try_new(file.try_clone().unwrap(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+
+    let read = ParquetRecordBatchReader::try_new(file, 1_024)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    let read = read.column(0).as_primitive::<Decimal128Type>();
+    let read: Vec<_> = read
+        .values()
+        .iter()
+        .map(|parts| Money::from_parts(*parts).unwrap())
+        .collect();
+    assert_eq!(read, amounts);
+}

@@ -95,3 +95,50 @@ fn what_we_write_is_taken_by_the_schema() {
         assert!(errors.is_empty(), "{name}: {errors:?}");
     }
 }
+
+/// Columns of a table as the README lists them: names in order, and the type where it is given.
+fn documented(table: &str) -> Vec<(String, String)> {
+    let readme = fs::read_to_string(contracts().join("README.md")).unwrap();
+    let section = readme
+        .split(&format!("### `{table}`"))
+        .nth(1)
+        .expect("the README describes the table");
+    let rows = section
+        .lines()
+        .skip_while(|line| !line.starts_with("|---"))
+        .skip(1)
+        .take_while(|line| line.starts_with('|'));
+    rows.flat_map(|row| {
+        let mut cells = row.split('|').skip(1).map(str::trim);
+        let (names, kind) = (cells.next().unwrap(), cells.next().unwrap());
+        names
+            .split(", ")
+            .map(|name| (name.to_owned(), kind.to_owned()))
+            .collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+#[test]
+fn the_readme_lists_the_columns_that_are_written() {
+    use arrow::datatypes::DataType;
+    for (table, schema) in [
+        ("results", schemas::result::arrow_schema()),
+        ("billing_events", schemas::billing::arrow_schema()),
+    ] {
+        let documented = documented(table);
+        let names: Vec<_> = documented.iter().map(|(name, _)| name.as_str()).collect();
+        let written = schema.fields().iter().map(|field| field.name().as_str());
+        // As sets: the README puts related columns together.
+        assert_eq!(BTreeSet::from_iter(names), BTreeSet::from_iter(written), "{table}");
+        for (name, kind) in documented.iter().filter(|(_, kind)| !kind.starts_with("as in")) {
+            let field = schema.field_with_name(name).unwrap();
+            let written = match field.data_type() {
+                DataType::Timestamp(..) => "Timestamp".to_owned(),
+                DataType::List(item) => format!("List({})", item.data_type()),
+                other => other.to_string(),
+            };
+            assert_eq!(&written, kind, "{table}.{name}");
+        }
+    }
+}
