@@ -14,8 +14,9 @@ pub enum Audience {
 impl Audience {
     fn filter(self) -> &'static str {
         match self {
-            // librdkafka repeats every refused connection; the command says it once.
-            Audience::Person => "warn,librdkafka=off,rdkafka=off",
+            // librdkafka repeats every refused connection, the kernel every table that is not there yet;
+            // the command says it once.
+            Audience::Person => "warn,librdkafka=off,rdkafka=off,delta_kernel=off",
             Audience::Operator => "info,librdkafka=warn,delta_kernel=warn,object_store=warn",
         }
     }

@@ -86,6 +86,20 @@ fn unreachable_broker_is_69_in_bounded_time() {
 }
 
 #[test]
+fn a_worker_that_cannot_start_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = format!("file://{}", dir.path().display());
+    let worker = |more: &[(&str, &str)]| bitnet(&["worker", "--drain"], &[&NO_BROKER[..], more].concat());
+    worker(&[("BITNET__STORE__URI", &store)]).failed(69, &["127.0.0.1:1", "kafka.bootstrap_servers"]);
+    worker(&[("BITNET__STORE__URI", "file:///proc/bitnet")]).failed(69, &["store.uri", "/proc/bitnet"]);
+    let models = [
+        ("BITNET__STORE__URI", store.as_str()),
+        ("BITNET__MODELS__DIR", "/nonexistent"),
+    ];
+    worker(&models).failed(2, &["models.dir", "/nonexistent"]);
+}
+
+#[test]
 fn a_property_that_librdkafka_refuses_is_2() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("in.jsonl");

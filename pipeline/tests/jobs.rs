@@ -4,6 +4,8 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::{Run, bitnet, documents, line};
 use pipeline::dead_letter;
@@ -37,13 +39,17 @@ impl World {
     }
 
     fn run(&self, args: &[&str]) -> Run {
+        Run::of(&mut self.command(args))
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let servers = self.broker.bootstrap_servers();
         let environment = [
             ("BITNET__KAFKA__BOOTSTRAP_SERVERS", servers.as_str()),
             ("BITNET__STORE__URI", &self.store),
             ("BITNET__WORKER__LANES", "bulk"),
         ];
-        bitnet(args, &environment)
+        common::command(args, &environment)
     }
 
     /// One job, of which the last request is at fault.
@@ -112,6 +118,23 @@ fn a_job_goes_from_submit_to_a_reconciled_bill() {
             .contains("nightly")
     );
 
+    assert!(world.run(&["report", "usage"]).succeeded().contains("acme"));
+    let csv = world.path("usage.csv");
+    let csv_args = ["report", "usage", "--format", "csv", "-o", csv.to_str().unwrap()];
+    world.run(&csv_args).succeeded();
+    let csv = fs::read_to_string(csv).unwrap();
+    assert!(csv.lines().count() > 1 && csv.contains("acme"), "{csv}");
+    let long_ago = world.run(&["report", "usage", "--month", "1999-01"]);
+    assert!(!long_ago.succeeded().contains("acme"));
+    assert_eq!(world.run(&["report", "usage", "--month", "1999-13"]).code, 2);
+    world.run(&["report", "reconcile", "--drained"]).succeeded();
+}
+
+#[test]
+fn answers_and_errors_are_fetched_in_every_form() {
+    let world = World::new();
+    world.submit_and_score();
+
     let out = world.path("out.jsonl");
     world
         .run(&["jobs", "results", "nightly", "-o", out.to_str().unwrap()])
@@ -157,22 +180,35 @@ fn a_job_goes_from_submit_to_a_reconciled_bill() {
     run.succeeded();
     assert!(run.stderr.contains("41 rows"), "{}", run.stderr);
     world.run(&["jobs", "results", "other"]).failed(65, &["other"]);
+}
 
-    assert!(world.run(&["report", "usage"]).succeeded().contains("acme"));
-    let csv = world.path("usage.csv");
-    world
-        .run(&["report", "usage", "--format", "csv", "-o", csv.to_str().unwrap()])
-        .succeeded();
-    let csv = fs::read_to_string(csv).unwrap();
-    assert!(csv.lines().count() > 1 && csv.contains("acme"), "{csv}");
+#[test]
+fn submit_waits_until_a_worker_has_committed_everything() {
+    let world = World::new();
+    let (id, prompt, _) = documents(1).remove(0);
+    let file = world.path("in.jsonl");
+    let body = json!({ "model": "debian-sections", "prompt": prompt, "max_tokens": 6 });
+    fs::write(&file, line(&id, "/v1/completions", body)).unwrap();
+    let args = [
+        "submit",
+        file.to_str().unwrap(),
+        "--tenant",
+        "acme",
+        "--job-id",
+        "waited",
+        "--wait",
+    ];
+    let waiting = world.command(&args).stdout(Stdio::piped()).spawn().unwrap();
+    while world.run(&["jobs", "show", "waited"]).code != 0 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    world.run(&["worker", "--drain"]).succeeded();
+    let output = waiting.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
     assert!(
-        !world
-            .run(&["report", "usage", "--month", "1999-01"])
-            .succeeded()
-            .contains("acme")
+        output.status.success() && said.contains("waited: completed, 1 answered, 0 not"),
+        "{said}"
     );
-    assert_eq!(world.run(&["report", "usage", "--month", "1999-13"]).code, 2);
-    world.run(&["report", "reconcile", "--drained"]).succeeded();
 }
 
 #[test]
@@ -195,7 +231,7 @@ fn a_job_with_fewer_results_than_requests_is_a_break() {
         .send(BaseRecord::to(JOBS_TOPIC).key("lost").payload(&record))
         .map_err(|(error, _)| error)
         .unwrap();
-    producer.flush(std::time::Duration::from_secs(10)).unwrap();
+    producer.flush(Duration::from_secs(10)).unwrap();
     let run = world.run(&["report", "reconcile", "--drained"]);
     run.failed(1, &["differ"]);
     assert!(run.stdout.contains("lost"), "{}", run.stdout);

@@ -4,6 +4,8 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::{Run, bitnet, demo, documents, line};
 use serde_json::{Value, json};
@@ -120,6 +122,31 @@ fn every_endpoint_is_answered_in_one_file() {
     assert_eq!(bodies[0]["object"], "chat.completion", "{lines:?}");
     assert_eq!(bodies[1]["data"][0]["embedding"].as_array().unwrap().len(), 256);
     assert!(bodies[2]["choices"][0]["logprob"].as_f64().unwrap() < 0.0);
+}
+
+#[test]
+fn a_stop_signal_is_128_more_and_leaves_nothing_behind() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("in.jsonl"), dir.path().join("out.jsonl"));
+        let (id, prompt, _) = documents(1).remove(0);
+        let long = completion(&id, &prompt)
+            .replace("\"max_tokens\":6", "\"max_tokens\":100")
+            .replace("\"stop\":\"\\n\",", "");
+        fs::write(&from, format!("{long}\n").repeat(20_000)).unwrap();
+        let args = ["run-batch", "-i", from.to_str().unwrap(), "-o", to.to_str().unwrap()];
+        let mut running = common::command(&args, &[]).stderr(Stdio::piped()).spawn().unwrap();
+        let partial = dir.path().join("out.jsonl.partial");
+        while !partial.exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let kill = Command::new("kill")
+            .args([&format!("-{signal}"), &running.id().to_string()])
+            .status();
+        assert!(kill.unwrap().success());
+        assert_eq!(running.wait().unwrap().code(), Some(code), "SIG{signal}");
+        assert!(!partial.exists() && !to.exists());
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::settings::Settings;
 
 /// Check or print the settings in force
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:\n  bitnet config show\n  bitnet --config /etc/bitnet.toml config check")]
 pub enum Config {
     /// Exit 0 if the settings can be used, 2 with a reason if not
     #[command(after_help = "Example:\n  bitnet --config /etc/bitnet.toml config check")]

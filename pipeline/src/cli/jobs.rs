@@ -25,6 +25,7 @@ use crate::tables::{Equals, TableError, Tables};
 
 /// Jobs: list, progress, results
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:\n  bitnet jobs list\n  bitnet jobs show ID\n  bitnet jobs results ID -o out.jsonl")]
 pub enum Jobs {
     /// Every job, the newest first
     #[command(after_help = "Example:\n  bitnet jobs list --tenant acme")]

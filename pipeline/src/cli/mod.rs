@@ -39,10 +39,16 @@ Every setting is a key of a TOML file and a variable BITNET__SECTION__KEY; see `
 #[command(name = "bitnet", version, after_help = EXIT_CODES)]
 pub struct Cli {
     /// Settings file (TOML), read after the defaults and before the environment
-    #[arg(long, global = true, value_name = "FILE", env = "BITNET_CONFIG")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "BITNET_CONFIG",
+        help_heading = "Every command"
+    )]
     config: Option<PathBuf>,
     /// What to log, as in RUST_LOG, e.g. `debug` or `warn,pipeline=debug`
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(long, global = true, value_name = "FILTER", help_heading = "Every command")]
     log: Option<String>,
     #[command(subcommand)]
     command: Command,

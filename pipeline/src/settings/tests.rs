@@ -183,6 +183,16 @@ fn wrong_values_are_refused_with_key_and_value() {
 }
 
 #[test]
+fn the_example_for_the_compose_file_can_be_loaded() {
+    let settings = load(include_str!("../../../config/local.toml"), &[]).unwrap();
+    assert_eq!(settings.store.uri, "s3://bitnet-data");
+    assert_eq!(
+        settings.kafka.properties.iter().collect::<Vec<_>>(),
+        [("group.protocol", "consumer")]
+    );
+}
+
+#[test]
 fn a_file_that_is_no_toml_or_not_there_is_refused() {
     refused("[kafka", &[], &["file /"]);
     let missing = Settings::load_with(Some(Path::new("/nonexistent/bitnet.toml")), []).unwrap_err();

@@ -77,11 +77,11 @@ fn filled(key: &'static str, value: &str, remedy: &str) -> Result<(), SettingsEr
 
 fn store_uri(uri: &str) -> Result<(), SettingsError> {
     let remedy = "write file:///dir or s3://bucket/prefix";
-    if let Some((_, rest)) = uri.split_once("://") {
-        if rest.split('/').next().is_some_and(|host| host.contains('@')) {
-            let remedy = "give credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
-            return Err(refuse("store.uri", "(hidden)", "holds credentials", remedy));
-        }
+    if let Some((_, rest)) = uri.split_once("://")
+        && rest.split('/').next().is_some_and(|host| host.contains('@'))
+    {
+        let remedy = "give credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+        return Err(refuse("store.uri", "(hidden)", "holds credentials", remedy));
     }
     match uri.split_once("://") {
         Some(("file", path)) if !path.is_empty() => Ok(()),

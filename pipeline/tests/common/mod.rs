@@ -13,6 +13,15 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    pub(crate) fn of(command: &mut Command) -> Run {
+        let Output { status, stdout, stderr } = command.output().expect("the binary runs");
+        Run {
+            code: status.code().unwrap_or(-1),
+            stdout: String::from_utf8(stdout).unwrap(),
+            stderr: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
     /// The exit code is `code`, and standard error says all of `parts`.
     #[track_caller]
     pub(crate) fn failed(&self, code: i32, parts: &[&str]) {
@@ -35,6 +44,10 @@ impl Run {
 }
 
 pub(crate) fn bitnet(args: &[&str], environment: &[(&str, &str)]) -> Run {
+    Run::of(&mut command(args, environment))
+}
+
+pub(crate) fn command(args: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
     for (name, _) in std::env::vars_os() {
         let ours = ["BITNET", "AWS_", "RUST_LOG"];
@@ -42,16 +55,8 @@ pub(crate) fn bitnet(args: &[&str], environment: &[(&str, &str)]) -> Run {
             command.env_remove(name);
         }
     }
-    let Output { status, stdout, stderr } = command
-        .args(args)
-        .envs(environment.iter().copied())
-        .output()
-        .expect("the binary runs");
-    Run {
-        code: status.code().unwrap_or(-1),
-        stdout: String::from_utf8(stdout).unwrap(),
-        stderr: String::from_utf8(stderr).unwrap(),
-    }
+    command.args(args).envs(environment.iter().copied());
+    command
 }
 
 pub(crate) fn demo(relative: &str) -> PathBuf {

@@ -2,7 +2,6 @@
 
 mod pinned;
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
@@ -12,6 +11,7 @@ use billing::report::{ReportError, render};
 use clap::{Args, Subcommand, ValueEnum};
 use schemas::ids::TenantId;
 
+use super::partial::Partial;
 use super::{Exit, Failure};
 use crate::jobs::records;
 use crate::prices::Prices;
@@ -20,6 +20,7 @@ use pinned::Pinned;
 
 /// Usage by tenant, and whether results and billing agree
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:\n  bitnet report usage --month 2026-11\n  bitnet report reconcile")]
 pub enum Report {
     /// Tokens, requests and amounts per tenant and month
     #[command(after_help = "Examples:
@@ -92,11 +93,9 @@ impl Usage {
         match &self.output {
             None => self.write(&report, io::stdout().lock()),
             Some(path) => {
-                let file = File::create(path).map_err(|error| {
-                    Failure::new(Exit::Usage, format!("cannot write {}: {error}", path.display()))
-                        .help("name a file in a folder that exists and may be written to")
-                })?;
-                self.write(&report, BufWriter::new(file))
+                let (partial, file) = Partial::create(path)?;
+                self.write(&report, BufWriter::new(file))?;
+                partial.finish()
             }
         }
     }
