@@ -1,4 +1,5 @@
-# `make` lists what there is. Everything runs in the release profile: one build serves all.
+# `make` lists what there is. Everything runs in the release profile and with the whole workspace's features,
+# those of tests included, so that no dependency is built twice.
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -17,8 +18,8 @@ test: stack ## Every test, those on a real broker and a real object store includ
 check: ## Format, lints, documentation, and the rules of the code base
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --workspace --no-deps
-	$(CARGO) test --release --locked -p integration --test tidy
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --workspace --no-deps --lib --bins --examples
+	$(CARGO) test --release --locked --workspace --test tidy
 
 golden-check: ## Compute the golden files again with transformers and compare (installs 6 GB)
 	python3 -m venv $(TARGET)/golden

@@ -120,9 +120,11 @@ pub fn binary() -> Result<PathBuf> {
     static BUILT: OnceLock<bool> = OnceLock::new();
     let target = target()?;
     let built = BUILT.get_or_init(|| {
-        // The whole workspace's features, so that no dependency is built a second time.
+        // With a test among the targets the features are those of `cargo test --workspace`, which runs this:
+        // nothing is built a second time.
         Command::new(env!("CARGO"))
-            .args(["build", "--release", "--workspace", "--bin", "bitnet", "--target-dir"])
+            .args(["build", "--release", "--workspace", "--bin", "bitnet", "--test", "tidy"])
+            .arg("--target-dir")
             .arg(&target)
             .current_dir(repository())
             .status()
