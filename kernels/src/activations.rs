@@ -6,6 +6,8 @@
 //! Tokens are grouped in panels of up to twelve. A panel is a run of words, each four columns of one token, and the
 //! words of its tokens take turns: `panel[c * width + t]` holds columns 4c to 4c + 3 of its token t. So a register
 //! tile over a panel reads one stream from front to back.
+//!
+//! For AMX, many tokens are panels of one, each filling whole cache lines: rows, as its tile registers load them.
 
 use rayon::prelude::*;
 
@@ -13,12 +15,15 @@ use crate::Kernel;
 use crate::cpu::Pass;
 use crate::float::lanes::{LANES, max_abs_bits, padded};
 use crate::float::simd::Simd;
+use crate::memory::{WORDS, WordLine};
 use crate::ternary::LINE_COLS;
 
 /// The smallest absmax: an all-zero token still has a finite scale.
 const ABSMAX_MIN: f32 = 1e-5;
 /// The most tokens of a panel, what the registers of the widest kernel take.
 pub(crate) const PANEL_TOKENS_MAX: usize = 12;
+/// Tokens in rows are padded to a multiple of this, the rows of a tile register.
+const ROWS_MULTIPLE: usize = 16;
 /// Values below which a second thread costs more than it saves.
 const PARALLEL_MIN: usize = 1 << 15;
 
@@ -27,7 +32,8 @@ const PARALLEL_MIN: usize = 1 << 15;
 pub struct Activations {
     tokens: usize,
     cols: usize,
-    words: Vec<i32>, // panels one after another, zero behind the last column
+    in_rows: bool,
+    lines: Vec<WordLine>, // panels one after another, zero behind the last column
     steps: Vec<f32>,
     sums: Vec<i32>,
 }
@@ -48,6 +54,17 @@ impl Panel<'_> {
     }
 }
 
+impl Kernel {
+    /// Whether so many tokens are worth tile registers.
+    fn wants_rows(self, tokens: usize) -> bool {
+        match self {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Kernel::Amx(_) => tokens > PANEL_TOKENS_MAX,
+            _ => false,
+        }
+    }
+}
+
 impl Activations {
     /// Empty activations, to be filled.
     pub fn new() -> Self {
@@ -65,26 +82,30 @@ impl Activations {
         let tokens = x.len().checked_div(cols).unwrap_or(0);
         assert_eq!(tokens * cols, x.len(), "activations are not whole rows of {cols}");
         (self.tokens, self.cols) = (tokens, cols);
-        self.words.resize(tokens * self.words_per_token(), 0);
+        self.in_rows = kernel.wants_rows(tokens);
+        let (width, stride) = (self.panel_width(), self.stride());
+        let tokens_padded = if self.in_rows {
+            tokens.next_multiple_of(ROWS_MULTIPLE)
+        } else {
+            tokens
+        };
+        self.lines
+            .resize((tokens_padded * stride).div_ceil(WORDS), WordLine([0; WORDS]));
         self.steps.resize(tokens, 0.0);
         self.sums.resize(tokens, 0);
         if x.is_empty() {
             return;
         }
-        let width = self.panel_width();
-        let words = self.words.par_chunks_mut(width * cols.div_ceil(LINE_COLS));
+        let words = WordLine::flat_mut(&mut self.lines).par_chunks_mut(width * stride);
         let notes = self.steps.par_chunks_mut(width).zip(self.sums.par_chunks_mut(width));
         let panels = x.par_chunks(width * cols).zip(words).zip(notes);
         panels
             .with_min_len(PARALLEL_MIN.div_ceil(width * cols))
             .for_each(|((x, words), (steps, sums))| {
+                let width = steps.len();
                 for (token, x) in x.chunks_exact(cols).enumerate() {
-                    let width = steps.len();
-                    (steps[token], sums[token]) = kernel.run(Quantize {
-                        x,
-                        words: &mut words[token..],
-                        width,
-                    });
+                    let words = &mut words[token..width * stride - (width - 1 - token)];
+                    (steps[token], sums[token]) = kernel.run(Quantize { x, words, width });
                 }
             });
     }
@@ -119,11 +140,30 @@ impl Activations {
         self.sums[token]
     }
 
+    /// Whether every panel is one token in whole cache lines, behind which more are readable up to a multiple of
+    /// [`ROWS_MULTIPLE`] tokens.
+    pub(crate) fn in_rows(&self) -> bool {
+        self.in_rows
+    }
+
     /// Tokens of every panel but the last: as even as panels of one width can be.
     pub(crate) fn panel_width(&self) -> usize {
+        if self.in_rows {
+            return 1;
+        }
         self.tokens
             .div_ceil(self.tokens.div_ceil(PANEL_TOKENS_MAX).max(1))
             .max(1)
+    }
+
+    /// Words of a token.
+    pub(crate) fn stride(&self) -> usize {
+        let words = self.cols.div_ceil(LINE_COLS);
+        if self.in_rows {
+            words.next_multiple_of(WORDS)
+        } else {
+            words
+        }
     }
 
     /// Panels.
@@ -135,9 +175,9 @@ impl Activations {
     pub(crate) fn panel(&self, panel: usize) -> Panel<'_> {
         let from = panel * self.panel_width();
         let to = self.tokens.min(from + self.panel_width());
-        let words = self.words_per_token();
+        let words = &WordLine::flat(&self.lines)[from * self.stride()..to * self.stride()];
         Panel {
-            words: &self.words[from * words..to * words],
+            words,
             sums: &self.sums[from..to],
         }
     }
@@ -147,15 +187,17 @@ impl Activations {
     pub(crate) fn uniform(value: i8, tokens: usize, cols: usize) -> Self {
         let mut activations = Activations::new();
         activations.quantize(Kernel::Scalar, &vec![127.0; tokens * cols], cols);
-        for word in &mut activations.words {
+        for word in WordLine::flat_mut(&mut activations.lines) {
             *word = i32::from_ne_bytes(word.to_ne_bytes().map(|byte| if byte == 127 { value as u8 } else { 0 }));
         }
         activations.sums.fill(i32::from(value) * cols as i32);
         activations
     }
 
-    fn words_per_token(&self) -> usize {
-        self.cols.div_ceil(LINE_COLS)
+    /// The lines of the tokens from one on, which lie [in rows](Self::in_rows).
+    pub(crate) fn rows(&self, first: usize) -> &[WordLine] {
+        debug_assert!(self.in_rows);
+        &self.lines[first * self.stride() / WORDS..]
     }
 }
 
@@ -173,11 +215,11 @@ impl Pass for Quantize<'_> {
     fn run<S: Simd>(self, simd: S) -> (f32, i32) {
         let absmax = f32::from_bits(max_abs_bits(self.x));
         let scale = 127.0 / if absmax < ABSMAX_MIN { ABSMAX_MIN } else { absmax };
+        let mut words = self.words.iter_mut().step_by(self.width);
         if !absmax.is_finite() {
-            self.words.iter_mut().step_by(self.width).for_each(|word| *word = 0);
+            words.for_each(|word| *word = 0);
             return (1.0 / scale, 0);
         }
-        let mut words = self.words.iter_mut().step_by(self.width);
         let mut sums = [0i32; LANES];
         let (chunks, rest) = self.x.as_chunks::<LANES>();
         let last = padded(rest, 0.0);
@@ -190,6 +232,7 @@ impl Pass for Quantize<'_> {
                 *word = i32::from_ne_bytes(four.map(|value| value as u8));
             }
         }
+        words.for_each(|word| *word = 0); // to the end of a line
         (1.0 / scale, sums.iter().sum())
     }
 }
@@ -260,9 +303,8 @@ mod tests {
                 );
                 assert_eq!(activations.sum(token), x.iter().sum::<f32>() as i32);
             }
-            let bytes: i32 = activations
-                .words
-                .iter()
+            let bytes: i32 = (0..activations.panels())
+                .flat_map(|panel| activations.panel(panel).words)
                 .flat_map(|word| word.to_ne_bytes())
                 .map(|byte| i32::from(byte as i8))
                 .sum();

@@ -21,6 +21,9 @@ pub enum Kernel {
     /// AVX-512 with VNNI (Cascade Lake, Ice Lake, Zen 4 and later).
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(Avx512Vnni),
+    /// AMX int8 for many tokens, AVX-512 VNNI for few (Sapphire Rapids and later).
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Amx(Amx),
 }
 
 /// Proof that this CPU has AVX2 and FMA.
@@ -37,6 +40,11 @@ pub struct Avx512Bw(());
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Avx512Vnni(Avx512Bw);
+
+/// Proof that this CPU has AMX int8 beside AVX-512 VNNI, and that Linux lets this process use it.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amx(Avx512Vnni);
 
 /// `BITNET_KERNEL` asks for a kernel that this CPU does not run or that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +72,8 @@ impl Kernel {
             Avx2::detect().map(Kernel::Avx2),
             Avx512Bw::detect().map(Kernel::Avx512Bw),
             Avx512Vnni::detect().map(Kernel::Avx512Vnni),
+            #[cfg(target_os = "linux")]
+            Amx::detect().map(Kernel::Amx),
         ];
         std::iter::once(Kernel::Scalar).chain(vector.into_iter().flatten())
     }
@@ -111,6 +121,8 @@ impl Kernel {
             Kernel::Avx512Bw(_) => "avx512bw",
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Vnni(_) => "avx512vnni",
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Kernel::Amx(_) => "amx",
         }
     }
 
@@ -127,6 +139,9 @@ impl Kernel {
             // SAFETY: the token proves the features, and more.
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Vnni(Avx512Vnni(proof)) => unsafe { run_avx512(pass, proof) },
+            // SAFETY: the token proves the features, and more.
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Kernel::Amx(Amx(Avx512Vnni(proof))) => unsafe { run_avx512(pass, proof) },
         }
     }
 }
@@ -178,6 +193,46 @@ impl Avx512Vnni {
             .filter(|_| is_x86_feature_detected!("avx512vnni"))
             .map(Avx512Vnni)
     }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+impl Amx {
+    /// Asks the CPU (leaf 7: AMX-TILE and AMX-INT8), the operating system (XCR0: tile state is saved), and Linux for
+    /// the permission that a process needs (`arch_prctl(2)`, `ARCH_REQ_XCOMP_PERM`).
+    fn detect() -> Option<Amx> {
+        use std::arch::x86_64::{__cpuid_count, _xgetbv};
+        const TILE_AND_INT8: u32 = 0b11 << 24;
+        const TILE_STATE: u64 = 0b11 << 17;
+        let vnni = Avx512Vnni::detect()?;
+        if __cpuid_count(7, 0).edx & TILE_AND_INT8 != TILE_AND_INT8 {
+            return None;
+        }
+        // SAFETY: a CPU with AVX has `xgetbv`, and the system has enabled it.
+        let saved = unsafe { _xgetbv(0) };
+        (saved & TILE_STATE == TILE_STATE && request_tile_data()).then_some(Amx(vnni))
+    }
+}
+
+/// Asks Linux to let all threads of this process use tile registers. Asking again is harmless.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn request_tile_data() -> bool {
+    const ARCH_PRCTL: isize = 158;
+    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+    const XFEATURE_XTILEDATA: usize = 18;
+    let mut result = ARCH_PRCTL;
+    // SAFETY: the system call reads two integers, touches no memory, and clobbers what is declared.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
 }
 
 #[cfg(target_arch = "x86_64")]

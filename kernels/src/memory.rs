@@ -10,6 +10,28 @@ pub(crate) const LINE_LEN: usize = 64;
 #[repr(C, align(64))]
 pub(crate) struct Line(pub(crate) [u8; LINE_LEN]);
 
+/// One aligned cache line of words.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct WordLine(pub(crate) [i32; WORDS]);
+
+/// Words in a cache line.
+pub(crate) const WORDS: usize = LINE_LEN / size_of::<i32>();
+
+impl WordLine {
+    /// The words of all lines.
+    pub(crate) fn flat(lines: &[WordLine]) -> &[i32] {
+        // SAFETY: a `WordLine` is `repr(C)` over 64 bytes of words, and alignment 64 adds no padding.
+        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * WORDS) }
+    }
+
+    /// The words of all lines.
+    pub(crate) fn flat_mut(lines: &mut [WordLine]) -> &mut [i32] {
+        // SAFETY: as above, and borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * WORDS) }
+    }
+}
+
 /// A matrix `[rows, cols]` of which each thread fills its own columns.
 ///
 /// Threads share the rows, so no split of the slice can give them out. Whoever takes a piece promises

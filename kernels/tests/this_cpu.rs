@@ -37,6 +37,8 @@ fn no_kernel_of_this_cpu_is_missed() {
     for (name, expected) in expected {
         assert_eq!(Kernel::named(name).is_ok(), expected, "{name}");
     }
+    // Linux may refuse AMX to a process, but it cannot be there without the feature.
+    assert!(Kernel::named("amx").is_err() || has(&["avx512_vnni", "amx_tile", "amx_int8"]));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::memory::Line;
 use crate::ternary::{COLS_MAX, TILE_LANES, TILE_ROWS};
 
 /// Groups of 16 rows in a tile.
-const GROUPS: usize = TILE_ROWS / TILE_LANES;
+pub(super) const GROUPS: usize = TILE_ROWS / TILE_LANES;
 
 const _: () = assert!(170 * 128 * COLS_MAX < 1 << 31);
 
@@ -129,7 +129,7 @@ fn tokens_of<const G: usize, const T: usize>(tile: Tile<'_>, panel: Panel<'_>, s
 /// The operand of a group: its codes where they stand, or the whole line for the first group.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn masked(line: __m512i, group: usize) -> __m512i {
+pub(super) fn masked(line: __m512i, group: usize) -> __m512i {
     if group == 0 {
         line
     } else {
@@ -140,7 +140,7 @@ fn masked(line: __m512i, group: usize) -> __m512i {
 /// Turns the sums of the groups' operands into those of their weights; `sum` is that of the activations.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn finish(sums: &mut Sums, sum: i32) {
+pub(super) fn finish(sums: &mut Sums, sum: i32) {
     let [all, rest @ ..] = sums.groups() else {
         unreachable!("a tile has groups")
     };
@@ -156,7 +156,7 @@ fn finish(sums: &mut Sums, sum: i32) {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load_line(line: &Line) -> __m512i {
+pub(super) fn load_line(line: &Line) -> __m512i {
     // SAFETY: a line is 64 bytes, aligned to 64.
     unsafe { _mm512_load_si512(std::ptr::from_ref(line).cast()) }
 }

@@ -12,13 +12,15 @@ mod avx2;
 mod avx512bw;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::Kernel;
-use crate::activations::{Activations, PANEL_TOKENS_MAX, Panel};
+use crate::activations::{Activations, Panel};
 use crate::cpu::Pass;
 use crate::float::simd::Simd;
 use crate::memory::{Line, SharedRows};
@@ -26,6 +28,11 @@ use crate::ternary::{TILE_LANES, TILE_ROWS, TernaryMatrix};
 
 /// Activations that a task may have: they stay in the L2 cache for every tile.
 const TASK_BYTES_MAX: usize = 1 << 18;
+/// The same for rows that tile registers load. They are multiplied so fast that the weights would not follow.
+const TASK_ROWS_BYTES_MAX: usize = 1 << 20;
+
+/// Tokens that tile registers take at a time, a multiple of what a row layout is padded to.
+const ROWS_STEP: usize = 32;
 
 /// One of the matrices that the same activations are multiplied with.
 #[derive(Debug)]
@@ -45,11 +52,12 @@ pub fn matmul(kernel: Kernel, activations: &Activations, projections: &mut [Proj
     let outputs = projections
         .iter_mut()
         .map(|projection| (projection.weights, &mut *projection.out));
-    sweep(kernel, activations, outputs.collect(), |token, weights, sums, out| {
+    sweep(kernel, activations, outputs.collect(), |weights, sums, part| {
         kernel.run(Scale {
+            activations,
+            factor: weights.factor(),
             sums,
-            by: activations.step(token) * weights.factor(),
-            out,
+            part,
         });
     });
 }
@@ -59,8 +67,8 @@ pub fn matmul(kernel: Kernel, activations: &Activations, projections: &mut [Proj
 /// # Panics
 /// As [`matmul`].
 pub fn matmul_i32(kernel: Kernel, activations: &Activations, weights: &TernaryMatrix, out: &mut [i32]) {
-    sweep(kernel, activations, vec![(weights, out)], |_, _, sums, out| {
-        out.copy_from_slice(sums)
+    sweep(kernel, activations, vec![(weights, out)], |_, sums, part| {
+        part.tokens(sums).for_each(|(_, sums, out)| out.copy_from_slice(sums));
     });
 }
 
@@ -101,12 +109,12 @@ struct Task {
     panels: Range<usize>,
 }
 
-/// Computes the sums of every tile of every matrix and lets `finish(token, weights, sums, out)` write them.
+/// Computes the sums of every tile of every matrix and lets `finish(weights, sums, part)` write them.
 fn sweep<T: Send>(
     kernel: Kernel,
     activations: &Activations,
     outputs: Vec<(&TernaryMatrix, &mut [T])>,
-    finish: impl Fn(usize, &TernaryMatrix, &[i32], &mut [T]) + Sync,
+    finish: impl Fn(&TernaryMatrix, &[Sums], Part<'_, T>) + Sync,
 ) {
     let tokens = activations.tokens();
     let mut targets = Vec::with_capacity(outputs.len());
@@ -124,8 +132,7 @@ fn sweep<T: Send>(
         targets.push((weights, SharedRows::new(out, weights.rows())));
     }
     let mut tasks = Vec::new();
-    let panels_max = (TASK_BYTES_MAX / (activations.cols() * activations.panel_width()).max(1)).max(1);
-    for panels in even_ranges(activations.panels(), panels_max) {
+    for panels in panel_ranges(activations) {
         for (matrix, (weights, _)) in targets.iter().enumerate() {
             tasks.extend((0..weights.tiles()).map(|tile| Task {
                 matrix,
@@ -135,26 +142,73 @@ fn sweep<T: Send>(
         }
     }
     let lines = |task: &Task| targets[task.matrix].0.tile(task.tile);
-    tasks.par_iter().enumerate().for_each(|(index, task)| {
-        let (weights, out) = &targets[task.matrix];
-        let tile = Tile {
-            lines: lines(task),
-            ahead: lines(tasks.get(index + 1).unwrap_or(task)),
-        };
-        let first = task.tile * TILE_ROWS;
-        let rows = TILE_ROWS.min(weights.rows() - first);
-        let mut sums = [Sums([0; TILE_ROWS]); PANEL_TOKENS_MAX];
-        for (i, panel) in task.panels.clone().enumerate() {
-            let tile = tile.with_share_of_ahead(i, i + 1, task.panels.len());
-            let sums = &mut sums[..activations.panel(panel).width()];
-            tile_sums(kernel, tile, activations.panel(panel), sums);
-            for (token, sums) in (panel * activations.panel_width()..).zip(sums) {
-                // SAFETY: a tile and a token meet in one task, and it alone touches the tile's columns of their row.
-                let out = unsafe { out.piece(token, first, rows) };
-                finish(token, weights, &sums.0[..rows], out);
+    tasks
+        .par_iter()
+        .enumerate()
+        .for_each_init(Vec::new, |sums, (index, task)| {
+            let (weights, out) = &targets[task.matrix];
+            let tile = Tile {
+                lines: lines(task),
+                ahead: lines(tasks.get(index + 1).unwrap_or(task)),
+            };
+            task_sums(kernel, tile, activations, task.panels.clone(), sums);
+            let (width, first) = (activations.panel_width(), task.tile * TILE_ROWS);
+            let tokens = task.panels.start * width..tokens.min(task.panels.end * width);
+            let rows = first..weights.rows().min(first + TILE_ROWS);
+            finish(weights, sums, Part { out, tokens, rows });
+        });
+}
+
+/// The part of an output that a task writes.
+struct Part<'a, T> {
+    out: &'a SharedRows<'a, T>,
+    tokens: Range<usize>,
+    rows: Range<usize>,
+}
+
+impl<'a, T> Part<'a, T> {
+    /// Each token with the part's rows of its sums and of its output.
+    #[inline(always)]
+    fn tokens(self, sums: &'a [Sums]) -> impl Iterator<Item = (usize, &'a [i32], &'a mut [T])> {
+        let Part { out, tokens, rows } = self;
+        tokens.zip(sums).map(move |(token, sums)| {
+            // SAFETY: a tile and a token meet in one task, and it alone touches the tile's columns of the token's row.
+            (token, &sums.0[..rows.len()], unsafe {
+                out.piece(token, rows.start, rows.len())
+            })
+        })
+    }
+}
+
+/// The panels of each task.
+fn panel_ranges(activations: &Activations) -> Vec<Range<usize>> {
+    let panel_bytes = (activations.stride() * activations.panel_width() * size_of::<i32>()).max(1);
+    if !activations.in_rows() {
+        return even_ranges(activations.panels(), (TASK_BYTES_MAX / panel_bytes).max(1)).collect();
+    }
+    let step = (TASK_ROWS_BYTES_MAX / panel_bytes / ROWS_STEP).max(1) * ROWS_STEP;
+    (0..activations.tokens())
+        .step_by(step)
+        .map(|from| from..activations.tokens().min(from + step))
+        .collect()
+}
+
+/// The sums of one tile with the tokens of some panels, replacing `sums`. There may be more of them than tokens.
+fn task_sums(kernel: Kernel, tile: Tile<'_>, activations: &Activations, panels: Range<usize>, sums: &mut Vec<Sums>) {
+    let width = activations.panel_width();
+    sums.resize((panels.len() * width).next_multiple_of(ROWS_STEP), Sums([0; TILE_ROWS]));
+    match kernel {
+        // SAFETY: an `Amx` exists only if `detect` saw the features and got the permission.
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Kernel::Amx(_) if activations.in_rows() => unsafe { amx::tile_sums(tile, activations, panels, sums) },
+        _ => {
+            for (i, sums) in sums.chunks_mut(width).take(panels.len()).enumerate() {
+                let panel = activations.panel(panels.start + i);
+                let tile = tile.with_share_of_ahead(i, i + 1, panels.len());
+                tile_sums(kernel, tile, panel, &mut sums[..panel.width()]);
             }
         }
-    });
+    }
 }
 
 /// The sums of one tile of rows with one panel of tokens, overwriting `sums [width]`.
@@ -170,14 +224,18 @@ fn tile_sums(kernel: Kernel, tile: Tile<'_>, panel: Panel<'_>, sums: &mut [Sums]
         // SAFETY: an `Avx512Vnni` exists only if `detect` saw the features on this CPU.
         #[cfg(target_arch = "x86_64")]
         Kernel::Avx512Vnni(_) => unsafe { avx512vnni::tile_sums(tile, panel, sums) },
+        // SAFETY: an `Amx` exists only if `detect` saw the features on this CPU.
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Kernel::Amx(_) => unsafe { avx512vnni::tile_sums(tile, panel, sums) },
     }
 }
 
-/// `out = sums as f32 * by`.
+/// `out = sums as f32 * (step * factor)`.
 struct Scale<'a> {
-    sums: &'a [i32],
-    by: f32,
-    out: &'a mut [f32],
+    activations: &'a Activations,
+    factor: f32,
+    sums: &'a [Sums],
+    part: Part<'a, f32>,
 }
 
 impl Pass for Scale<'_> {
@@ -185,8 +243,11 @@ impl Pass for Scale<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        for (out, &sum) in self.out.iter_mut().zip(self.sums) {
-            *out = sum as f32 * self.by;
+        for (token, sums, out) in self.part.tokens(self.sums) {
+            let by = self.activations.step(token) * self.factor;
+            for (out, &sum) in out.iter_mut().zip(sums) {
+                *out = sum as f32 * by;
+            }
         }
     }
 }
@@ -218,7 +279,11 @@ mod tests {
         for cols in [1, 63 * 4, 64 * 4 + 1, 2560, COLS_MAX] {
             for (weight, value) in [(-1, -128i8), (1, -128), (1, 127), (0, -128)] {
                 let matrix = TernaryMatrix::from_weights(65, cols, 1.0, &vec![weight; 65 * cols]).unwrap();
-                for tokens in [1, 2, 8, 25] {
+                for tokens in if cols == COLS_MAX {
+                    [1, 2, 9, 40]
+                } else {
+                    [1, 8, 25, 70]
+                } {
                     let activations = Activations::uniform(value, tokens, cols);
                     let expected = i32::from(weight) * i32::from(value) * cols as i32;
                     for kernel in Kernel::available() {

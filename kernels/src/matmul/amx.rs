@@ -1,0 +1,193 @@
+//! AMX: `tdpbsud` multiplies 16 tokens by 16 rows over 64 columns in one instruction.
+//!
+//! A tile register holds 16 rows of 64 bytes: 16 tokens as they lie, or 16 lines of one group of weight rows, masked
+//! as for VNNI and finished in the same way. The tile is masked once for all tokens. The compiler knows tile registers
+//! only as clobbers, so each loop over the columns is one block of assembly.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::avx512vnni::{GROUPS, finish, load_line, masked as operand};
+use super::{ROWS_STEP, Sums, Tile};
+use crate::activations::Activations;
+use crate::memory::{LINE_LEN, Line, WORDS, WordLine};
+use crate::ternary::TILE_LANES;
+
+/// Rows of a tile register.
+const ROWS: usize = 16;
+
+/// What `ldtilecfg` loads: eight registers of 16 rows of 64 bytes.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+const CONFIG: Config = Config {
+    palette: 1,
+    start_row: 0,
+    reserved: [0; 14],
+    row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+const _: () = assert!(size_of::<Config>() == LINE_LEN && size_of::<Sums>() == GROUPS * LINE_LEN);
+
+/// What a tile register loads of the weights: 16 lines of one group.
+type Block = [Line; ROWS];
+
+thread_local! {
+    /// The groups of a tile, `[groups, blocks]`: as much as 64 bytes for each column, kept from tile to tile.
+    static MASKED: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The products of a tile's rows with tokens that lie in rows, overwriting `sums`, padding included.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn tile_sums(tile: Tile<'_>, activations: &Activations, tokens: Range<usize>, sums: &mut [Sums]) {
+    MASKED.with_borrow_mut(|masked| {
+        mask(tile.lines, masked);
+        // SAFETY: the configuration is 64 valid bytes; tile registers are this thread's, and nobody else uses them.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly)) };
+        let steps = sums.len() / ROWS_STEP;
+        for (i, sums) in sums.chunks_exact_mut(ROWS_STEP).enumerate() {
+            let share = tile.with_share_of_ahead(i, i + 1, steps).ahead;
+            share
+                .iter()
+                .for_each(|line| _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()));
+            let first = tokens.start + i * ROWS_STEP;
+            multiply(masked, activations, first..tokens.end.min(first + ROWS_STEP), sums);
+        }
+        // SAFETY: every sum has left its register.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    });
+    for (sums, token) in sums.iter_mut().zip(tokens) {
+        finish(sums, activations.sum(token));
+    }
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn mask(lines: &[Line], masked: &mut Vec<Block>) {
+    let blocks = lines.len().div_ceil(ROWS);
+    masked.resize(GROUPS * blocks, [Line([0; LINE_LEN]); ROWS]);
+    for (group, masked) in masked.chunks_exact_mut(blocks).enumerate() {
+        let masked = masked.as_flattened_mut();
+        for (masked, line) in masked.iter_mut().zip(lines) {
+            // SAFETY: a line is 64 bytes, aligned to 64.
+            unsafe { _mm512_store_si512(std::ptr::from_mut(masked).cast(), operand(load_line(line), group)) };
+        }
+        masked[lines.len()..].fill(Line([0; LINE_LEN]));
+    }
+}
+
+/// The sums of up to 32 tokens with all groups.
+fn multiply(masked: &[Block], activations: &Activations, tokens: Range<usize>, sums: &mut [Sums]) {
+    let (blocks, rows) = (masked.len() / GROUPS, activations.rows(tokens.start));
+    let registers = tokens.len().div_ceil(ROWS);
+    assert!(
+        rows.len() >= registers * ROWS * blocks && activations.stride() == blocks * WORDS && sums.len() == ROWS_STEP
+    );
+    let groups: [*const Block; GROUPS] = std::array::from_fn(|group| masked[group * blocks..].as_ptr());
+    let (a, c) = (rows.as_ptr(), sums.as_mut_ptr().cast::<[i32; TILE_LANES]>());
+    if registers == 1 {
+        // SAFETY: there are 16 rows of activations and four groups, all of `blocks` lines or blocks, and 16 sums.
+        return unsafe { one_by_four(a, groups, blocks, c) };
+    }
+    for first in (0..GROUPS).step_by(2) {
+        // SAFETY: there are 32 rows of activations and two groups, all of `blocks` lines or blocks, and 32 sums, of
+        // which each row has its groups one after another.
+        unsafe { two_by_two(a, [groups[first], groups[first + 1]], blocks, c.add(first)) };
+    }
+}
+
+/// 16 tokens with four groups.
+///
+/// # Safety
+/// AMX is there and configured. `a` is 16 rows of `blocks` lines, each of `b` is `blocks` blocks, and `c` is 16 rows of
+/// the sums of four groups.
+unsafe fn one_by_four(a: *const WordLine, b: [*const Block; GROUPS], blocks: usize, c: *mut [i32; TILE_LANES]) {
+    // SAFETY: the caller's promise; no other memory is touched.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{a} + {a_stride}]",
+            "tileloadd tmm5, [{b0} + {line}]",
+            "tdpbsud tmm0, tmm4, tmm5",
+            "tileloadd tmm6, [{b1} + {line}]",
+            "tdpbsud tmm1, tmm4, tmm6",
+            "tileloadd tmm7, [{b2} + {line}]",
+            "tdpbsud tmm2, tmm4, tmm7",
+            "tileloadd tmm5, [{b3} + {line}]",
+            "tdpbsud tmm3, tmm4, tmm5",
+            "add {a}, 64",
+            "add {b0}, 1024",
+            "add {b1}, 1024",
+            "add {b2}, 1024",
+            "add {b3}, 1024",
+            "dec {blocks}",
+            "jnz 2b",
+            "tilestored [{c} + {c_stride}], tmm0",
+            "tilestored [{c} + {c_stride} + 64], tmm1",
+            "tilestored [{c} + {c_stride} + 128], tmm2",
+            "tilestored [{c} + {c_stride} + 192], tmm3",
+            a = inout(reg) a => _, a_stride = in(reg) blocks * LINE_LEN,
+            b0 = inout(reg) b[0] => _, b1 = inout(reg) b[1] => _, b2 = inout(reg) b[2] => _, b3 = inout(reg) b[3] => _,
+            line = in(reg) LINE_LEN, blocks = inout(reg) blocks => _,
+            c = in(reg) c, c_stride = in(reg) size_of::<Sums>(),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// 32 tokens with two groups: four multiplications for four loads.
+///
+/// # Safety
+/// AMX is there and configured. `a` is 32 rows of `blocks` lines, each of `b` is `blocks` blocks, and `c` is 32 rows of
+/// the sums of four groups, from the first of the two on.
+unsafe fn two_by_two(a: *const WordLine, b: [*const Block; 2], blocks: usize, c: *mut [i32; TILE_LANES]) {
+    // SAFETY: the caller's promise; no other memory is touched.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{a0} + {a_stride}]",
+            "tileloadd tmm6, [{b0} + {line}]",
+            "tdpbsud tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{b1} + {line}]",
+            "tdpbsud tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{a1} + {a_stride}]",
+            "tdpbsud tmm2, tmm5, tmm6",
+            "tdpbsud tmm3, tmm5, tmm7",
+            "add {a0}, 64",
+            "add {a1}, 64",
+            "add {b0}, 1024",
+            "add {b1}, 1024",
+            "dec {blocks}",
+            "jnz 2b",
+            "tilestored [{c0} + {c_stride}], tmm0",
+            "tilestored [{c0} + {c_stride} + 64], tmm1",
+            "tilestored [{c1} + {c_stride}], tmm2",
+            "tilestored [{c1} + {c_stride} + 64], tmm3",
+            a0 = inout(reg) a => _, a1 = inout(reg) a.add(ROWS * blocks) => _, a_stride = in(reg) blocks * LINE_LEN,
+            b0 = inout(reg) b[0] => _, b1 = inout(reg) b[1] => _,
+            line = in(reg) LINE_LEN, blocks = inout(reg) blocks => _,
+            c0 = in(reg) c, c1 = in(reg) c.add(ROWS * GROUPS), c_stride = in(reg) size_of::<Sums>(),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
