@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use schemas::ids::{CustomId, Position};
 use schemas::request::{self, Request, RequestBatch, ServiceTier};
 
-use crate::claim_check::{self, ClaimCheckError, ClaimCheckLimits};
+use crate::claim_check::{self, ClaimCheckError, ClaimCheckLimits, error_chain};
+use crate::committer::CommitError;
 use crate::models::{Models, ModelsError};
 use crate::store::Store;
 
@@ -71,9 +72,9 @@ pub enum AdmitError {
     /// The store is away; the same message may succeed later.
     #[error(transparent)]
     Outage(ClaimCheckError),
-    /// A model of ours cannot be loaded; no request should pay for that.
+    /// The store cannot take note that a message is tried.
     #[error(transparent)]
-    Model(ModelsError),
+    Risk(CommitError),
 }
 
 impl Admission {
@@ -116,7 +117,7 @@ impl Admission {
         let model = match self.models.get(&batch.model) {
             Ok(model) => Ok(model),
             Err(ModelsError::Unknown { name, known }) => Err(unknown_model(&name, &known)),
-            Err(error) => return Err(AdmitError::Model(error)),
+            Err(error) => Err(unusable_model(&batch.model, &error)),
         };
         let refused = self.refusal_of_all(&batch);
         let expired = batch.deadline.is_some_and(|deadline| deadline <= now);
@@ -177,6 +178,17 @@ fn unknown_model(name: &str, known: &[String]) -> RequestError {
     RequestError {
         code: "model_not_found",
         message: format!("there is no model {name:?} here; this worker has {}", known.join(", ")),
+        param: Some("model".to_owned()),
+    }
+}
+
+/// The operator's fault, but only these requests'; those of other models go on.
+fn unusable_model(name: &str, error: &ModelsError) -> RequestError {
+    let causes = error_chain(error);
+    tracing::error!(model = name, causes, "model cannot be used; its requests end as errors");
+    RequestError {
+        code: "model_unusable",
+        message: format!("{causes}; nothing was charged, submit again once its files are mended"),
         param: Some("model".to_owned()),
     }
 }

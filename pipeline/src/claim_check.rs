@@ -15,10 +15,13 @@ use url::Url;
 
 use crate::store::{Store, is_outage};
 
+/// Rows decoded at a time, so that a file of few bytes and huge texts is noticed early.
+const BATCH_ROWS: usize = 64;
+
 /// What a claim check's file may not exceed.
 #[derive(Debug, Clone, Copy)]
 pub struct ClaimCheckLimits {
-    /// Bytes of the file.
+    /// Bytes of the file, and of all its texts together.
     pub bytes_max: u64,
     /// Rows of the row groups named.
     pub rows_max: usize,
@@ -57,7 +60,7 @@ pub async fn read(
     let file = fetch(store, check, limits.bytes_max).await?;
     let uri = check.uri.clone();
     let check = check.clone();
-    tokio::task::spawn_blocking(move || rows(file, &check, limits.rows_max))
+    tokio::task::spawn_blocking(move || rows(file, &check, limits))
         .await
         .expect("reading a Parquet file does not panic")
         .map_err(|problem| ClaimCheckError::Invalid { uri, problem })
@@ -91,7 +94,7 @@ async fn fetch(store: &Store, check: &ClaimCheck, bytes_max: u64) -> Result<Byte
     found.bytes().await.map_err(explain)
 }
 
-fn rows(file: Bytes, check: &ClaimCheck, rows_max: usize) -> Result<Vec<Request>, String> {
+fn rows(file: Bytes, check: &ClaimCheck, limits: ClaimCheckLimits) -> Result<Vec<Request>, String> {
     let found = hex::encode(Sha256::digest(&file));
     if !found.eq_ignore_ascii_case(&check.sha256) {
         return Err(format!("SHA-256 is {found}, but the message says {}", check.sha256));
@@ -107,9 +110,10 @@ fn rows(file: Bytes, check: &ClaimCheck, rows_max: usize) -> Result<Vec<Request>
         let count = builder.metadata().row_group(group as usize).num_rows();
         rows = rows.saturating_add(usize::try_from(count).unwrap_or(usize::MAX));
     }
-    if rows > rows_max {
+    if rows > limits.rows_max {
         return Err(format!(
-            "the row groups have {rows} rows, at most {rows_max} are allowed"
+            "the row groups have {rows} rows, at most {} are allowed",
+            limits.rows_max
         ));
     }
     let columns = [check.columns.custom_id.as_str(), check.columns.text.as_str()];
@@ -125,9 +129,10 @@ fn rows(file: Bytes, check: &ClaimCheck, rows_max: usize) -> Result<Vec<Request>
     let reader = builder
         .with_projection(mask)
         .with_row_groups(groups)
+        .with_batch_size(BATCH_ROWS)
         .build()
         .map_err(unreadable)?;
-    let mut requests = Vec::with_capacity(rows);
+    let (mut requests, mut bytes) = (Vec::with_capacity(rows), 0_u64);
     for batch in reader {
         let batch = batch.map_err(|error| format!("not a readable Parquet file: {error}"))?;
         let [ids, texts] = columns.map(|column| texts(&batch[column]));
@@ -135,9 +140,17 @@ fn rows(file: Bytes, check: &ClaimCheck, rows_max: usize) -> Result<Vec<Request>
             let row = requests.len();
             let id = id.ok_or_else(|| format!("row {row}: custom_id is null"))?;
             let custom_id = CustomId::try_from(id).map_err(|error| format!("row {row}: {error}"))?;
+            let text = text.unwrap_or_default();
+            bytes = bytes.saturating_add(text.len() as u64);
+            if bytes > limits.bytes_max {
+                return Err(format!(
+                    "the texts have more than the {} bytes that are allowed",
+                    limits.bytes_max
+                ));
+            }
             requests.push(Request {
                 custom_id,
-                body: check.body(&text.unwrap_or_default()),
+                body: check.body(&text),
             });
         }
     }

@@ -80,9 +80,8 @@ pub struct Recovered {
     pub watermark: Option<i64>,
     /// Every request batch of the partition with the offset of its first delivery.
     pub seen: HashMap<DedupKey, i64>,
-    /// How many workers have begun at this watermark, this one included. More than one: the others ended
-    /// without letting it go.
-    pub attempts: u32,
+    /// How many workers died while they had a message that stands at the watermark.
+    pub deaths: u32,
 }
 
 /// A chunk whose fate is decided.
@@ -139,8 +138,11 @@ pub struct Committer {
 /// What is known of a partition since it was recovered.
 #[derive(Debug, Default)]
 struct Progress {
-    /// Where recovery ended.
+    /// Where recovery ended, and how many workers had died there.
     recovered_to: i64,
+    deaths: u32,
+    /// Our own life is noted there too.
+    at_risk: bool,
     /// End of the last sealed intent.
     sealed_to: i64,
     /// End of the last applied one.
@@ -183,13 +185,13 @@ impl Committer {
 
     /// How far both tables are, partition by partition.
     pub async fn watermarks(&self, partitions: &[PartitionId]) -> Result<Vec<i64>, CommitError> {
-        let mut watermarks = Vec::with_capacity(partitions.len());
-        for partition in partitions {
-            let results = self.tables.watermark(Table::Results, partition).await?;
-            let billing = self.tables.watermark(Table::BillingEvents, partition).await?;
-            watermarks.push(results.min(billing));
-        }
-        Ok(watermarks)
+        let results = self.tables.watermarks(Table::Results, partitions).await?;
+        let billing = self.tables.watermarks(Table::BillingEvents, partitions).await?;
+        Ok(results
+            .into_iter()
+            .zip(billing)
+            .map(|(results, billing)| results.min(billing))
+            .collect())
     }
 
     /// Applies what is sealed but not in the tables and says where the partition goes on.
@@ -214,8 +216,10 @@ impl Committer {
         self.apply_intents(&chain).await?;
 
         let later = chain.iter().filter(|intent| intent.from >= checkpoint.to);
+        let deaths = self.intents.deaths(partition, reached).await?;
         let mut progress = Progress {
             recovered_to: reached,
+            deaths,
             sealed_to: reached,
             applied_to: reached,
             keys_from: checkpoint.to,
@@ -228,17 +232,37 @@ impl Committer {
         Ok(Recovered {
             watermark: (reached > 0).then_some(reached),
             seen,
-            attempts: self.intents.begin_attempt(partition, reached).await?,
+            deaths,
         })
     }
 
-    /// Lets a partition go in good order: that nothing was committed since recovery does not count against it.
-    pub async fn release(&self, partition: &PartitionId) -> Result<(), CommitError> {
-        let idle_at = match self.progress().remove(partition) {
-            Some(progress) if progress.applied_to == progress.recovered_to => progress.recovered_to,
-            _ => return Ok(()),
+    /// Takes note that this worker is about to take the partition's first message since recovery apart.
+    pub async fn risk(&self, partition: &PartitionId) -> Result<(), CommitError> {
+        let (from, deaths) = match self.progress().get_mut(partition) {
+            Some(progress) => {
+                progress.at_risk = true;
+                (progress.recovered_to, progress.deaths)
+            }
+            None => return Ok(()),
         };
-        Ok(self.intents.forget_attempts(partition, idle_at).await?)
+        Ok(self
+            .intents
+            .note_deaths(partition, from, deaths.saturating_add(1))
+            .await?)
+    }
+
+    /// Lets a partition go in good order: whatever it was, no message killed this worker.
+    pub async fn release(&self, partition: &PartitionId) -> Result<(), CommitError> {
+        let Some(progress) = self.progress().remove(partition) else {
+            return Ok(());
+        };
+        if !progress.at_risk || progress.applied_to != progress.recovered_to {
+            return Ok(());
+        }
+        Ok(self
+            .intents
+            .note_deaths(partition, progress.recovered_to, progress.deaths)
+            .await?)
     }
 
     /// Stages the chunk's rows and seals them.

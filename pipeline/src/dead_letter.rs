@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rdkafka::config::ClientConfig;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use schemas::ids::Position;
+use sha2::{Digest, Sha256};
 
 use crate::source::Raw;
 
@@ -19,6 +20,9 @@ const SCHEMA: &str = "bitnet.dead_letter.v1";
 
 /// The topic.
 pub const TOPIC: &str = "bitnet.dead-letters";
+
+/// The most that librdkafka allows.
+const MESSAGE_BYTES_MAX: &str = "1000000000";
 
 /// Sends dead letters.
 #[derive(Clone)]
@@ -34,6 +38,8 @@ impl DeadLetters {
     /// When librdkafka refuses the properties.
     pub fn new(mut client: ClientConfig, worker_id: String) -> Result<Self, KafkaError> {
         client.set("acks", "all").set("enable.idempotence", "true");
+        // What arrived must be able to leave; the broker has the last word.
+        client.set("message.max.bytes", MESSAGE_BYTES_MAX);
         Ok(DeadLetters {
             producer: client.create()?,
             worker_id,
@@ -42,42 +48,61 @@ impl DeadLetters {
 
     /// Sends one and waits for the acknowledgement, for as long as `message.timeout.ms` allows.
     ///
+    /// A message that the broker takes no more, because headers have come to it, goes without its value.
+    ///
     /// # Errors
     /// When the broker did not acknowledge it.
-    pub async fn send(
-        &self,
-        position: &Position,
-        message: &Raw,
-        error: &str,
-        attempts: u32,
-        now: Timestamp,
-    ) -> Result<(), KafkaError> {
-        let values = [
+    pub async fn send(&self, letter: &DeadLetter<'_>) -> Result<(), KafkaError> {
+        match self.send_value(letter, Some(&letter.message.payload)).await {
+            Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)) => {
+                self.send_value(letter, None).await
+            }
+            sent => sent,
+        }
+    }
+
+    async fn send_value(&self, letter: &DeadLetter<'_>, value: Option<&[u8]>) -> Result<(), KafkaError> {
+        let position = letter.position;
+        let mut headers = vec![
             ("schema", SCHEMA.to_owned()),
-            ("error", error.to_owned()),
+            ("error", letter.error.to_owned()),
             ("topic", position.topic.clone()),
             ("epoch", position.epoch.to_string()),
             ("partition", position.partition.to_string()),
             ("offset", position.offset.to_string()),
-            ("attempts", attempts.to_string()),
+            ("attempts", letter.attempts.to_string()),
             ("worker_id", self.worker_id.clone()),
-            ("failed_at", now.to_string()),
+            ("failed_at", letter.failed_at.to_string()),
         ];
-        let mut headers = OwnedHeaders::new_with_capacity(values.len());
-        for (key, value) in &values {
-            headers = headers.insert(Header {
+        if value.is_none() {
+            headers.push(("omitted_bytes", letter.message.payload.len().to_string()));
+            headers.push(("omitted_sha256", hex::encode(Sha256::digest(&letter.message.payload))));
+        }
+        let mut owned = OwnedHeaders::new_with_capacity(headers.len());
+        for (key, value) in &headers {
+            owned = owned.insert(Header {
                 key,
                 value: Some(value),
             });
         }
-        let mut record = FutureRecord::to(TOPIC).payload(&message.payload).headers(headers);
-        if let Some(key) = &message.key {
-            record = record.key(key);
-        }
-        self.producer
-            .send(record, Duration::ZERO)
-            .await
-            .map(|_| ())
-            .map_err(|(error, _)| error)
+        let mut record = FutureRecord::to(TOPIC).headers(owned);
+        record.payload = value;
+        record.key = letter.message.key.as_deref();
+        let sent = self.producer.send(record, Duration::ZERO).await;
+        sent.map(|_| ()).map_err(|(error, _)| error)
     }
+}
+
+/// A message that is set aside.
+pub struct DeadLetter<'a> {
+    /// Where it stood.
+    pub position: &'a Position,
+    /// As it came.
+    pub message: &'a Raw,
+    /// What is wrong, where, and what to do.
+    pub error: &'a str,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Now.
+    pub failed_at: Timestamp,
 }

@@ -6,7 +6,7 @@
 //! so the intents of a partition form one unbroken chain, whatever crashed or raced.
 
 pub mod seen;
-mod attempts;
+mod deaths;
 
 use std::time::Duration;
 

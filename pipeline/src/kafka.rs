@@ -44,7 +44,7 @@ pub fn consumer(settings: &KafkaSettings) -> ClientConfig {
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", settings.session_timeout.as_millis().to_string());
     }
-    // Read-ahead per partition; what is in flight beyond it is bounded by the permits.
+    // Read-ahead; what is in flight beyond it is bounded by the permits.
     config
         .set("queued.max.messages.kbytes", "16384")
         .set("fetch.wait.max.ms", "100");
@@ -61,6 +61,8 @@ pub fn consumer(settings: &KafkaSettings) -> ClientConfig {
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
-        .set("enable.partition.eof", "true");
+        .set("enable.partition.eof", "true")
+        // Where partitions end, and whether any broker is up; see `source`.
+        .set("statistics.interval.ms", "1000");
     config
 }

@@ -71,7 +71,8 @@ struct Slot {
     content: Content,
     finished_at: Option<Instant>,
     first_delivery_of: Option<DedupKey>,
-    permit: OwnedSemaphorePermit,
+    /// None where no message stands.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -123,7 +124,7 @@ impl Ledger {
     /// `None` if the partition is not ours (any more).
     pub fn reserve(&mut self, partition: &PartitionId, offset: i64, permit: OwnedSemaphorePermit) -> Option<SlotId> {
         let home = self.partitions.get_mut(partition)?;
-        let last = home.slots.back().map_or(home.from - 1, |slot| slot.offset);
+        let last = home.last();
         assert!(offset > last, "offset {offset} of {partition} came after {last}");
         let id = SlotId(self.next_slot);
         self.next_slot += 1;
@@ -133,10 +134,33 @@ impl Ledger {
             content: Content::Reading,
             finished_at: None,
             first_delivery_of: None,
-            permit,
+            permit: Some(permit),
         });
         self.homes.insert(id, partition.clone());
         Some(id)
+    }
+
+    /// Finishes the offsets before `end` that no message came for: control records, and gaps.
+    pub fn skip_to(&mut self, partition: &PartitionId, end: i64, now: Instant) {
+        let Some(home) = self.partitions.get_mut(partition) else {
+            return;
+        };
+        if end - 1 > home.last() {
+            let id = SlotId(self.next_slot);
+            self.next_slot += 1;
+            home.slots.push_back(Slot {
+                id,
+                offset: end - 1,
+                content: Content::Rows {
+                    outcomes: Vec::new(),
+                    missing: 0,
+                },
+                finished_at: Some(now),
+                first_delivery_of: None,
+                permit: None,
+            });
+            self.homes.insert(id, partition.clone());
+        }
     }
 
     /// Records that the slot's message carries this batch; gives the offset of an earlier delivery.
@@ -172,8 +196,14 @@ impl Ledger {
         })
     }
 
-    /// Finishes the slot as a dead letter, which is on its topic already.
+    /// Finishes the slot as a dead letter, which is on its topic already. Its batch may come again, mended.
     pub fn fill_dead_letter(&mut self, slot: SlotId, error: String, now: Instant) -> bool {
+        if let Some(home) = self.homes.get(&slot).and_then(|home| self.partitions.get_mut(home))
+            && let Some(place) = home.slots.iter_mut().find(|place| place.id == slot)
+            && let Some(key) = place.first_delivery_of.take()
+        {
+            home.seen.remove(&key);
+        }
         self.update(slot, now, |content| *content = Content::DeadLetter(error))
     }
 
@@ -215,7 +245,7 @@ impl Ledger {
             };
             for slot in partition.slots.drain(..count) {
                 self.homes.remove(&slot.id);
-                permits.push(slot.into_chunk(&mut chunk));
+                permits.extend(slot.into_chunk(&mut chunk));
             }
             partition.from = chunk.to;
             partition.committing = true;
@@ -241,10 +271,9 @@ impl Ledger {
 
     /// The messages up to `end` have all arrived.
     pub fn reaches(&self, partition: &PartitionId, end: i64) -> bool {
-        let Some(partition) = self.partitions.get(partition) else {
-            return false;
-        };
-        partition.slots.back().is_some_and(|slot| slot.offset + 1 >= end)
+        self.partitions
+            .get(partition)
+            .is_some_and(|partition| partition.last() + 1 >= end)
     }
 
     /// Messages in flight.
@@ -252,6 +281,11 @@ impl Ledger {
         self.partitions
             .get(partition)
             .map_or(0, |partition| partition.slots.len())
+    }
+
+    /// Whether the partition is ours.
+    pub fn has(&self, partition: &PartitionId) -> bool {
+        self.partitions.contains_key(partition)
     }
 
     /// Nothing in flight and nothing on its way to the tables.
@@ -280,6 +314,11 @@ impl Ledger {
 }
 
 impl Partition {
+    /// The last offset that is accounted for.
+    fn last(&self) -> i64 {
+        self.slots.back().map_or(self.from - 1, |slot| slot.offset)
+    }
+
     /// How many slots of the finished prefix are due.
     fn due_slots(&self, now: Instant, flush: Flush) -> usize {
         if self.committing {
@@ -305,7 +344,7 @@ impl Partition {
 }
 
 impl Slot {
-    fn into_chunk(self, chunk: &mut Chunk) -> OwnedSemaphorePermit {
+    fn into_chunk(self, chunk: &mut Chunk) -> Option<OwnedSemaphorePermit> {
         chunk
             .dedup_keys
             .extend(self.first_delivery_of.map(|key| (key, self.offset)));

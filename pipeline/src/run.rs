@@ -6,10 +6,12 @@
 //! in flight is bounded by the permits of `kafka.in_flight_max`, taken when a message is read, returned
 //! when its rows are in the tables.
 
+mod assignment;
 mod flow;
+mod careful;
 mod commit;
 mod ending;
-mod careful;
+mod patience;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,11 +32,11 @@ use crate::claim_check::ClaimCheckError;
 use crate::committer::{CommitError, Committer, Sealed};
 use crate::dead_letter::DeadLetters;
 use crate::ledger::{FlushLimits, Ledger, SlotId};
-use crate::models::ModelsError;
 use crate::progress::Progress;
 use crate::settle::Settler;
-use crate::source::{Raw, Source, SourceConfig, SourceError, SourceEvent};
+use crate::source::{Connected, PartitionEnds, Raw, Source, SourceConfig, SourceError, SourceEvent};
 use crate::worker::{News, Order, Worker};
+use assignment::RecoveryDone;
 use careful::Careful;
 
 /// How often deadlines, ages and budgets are looked at.
@@ -65,6 +67,8 @@ pub struct Parts {
 pub struct RunLimits {
     /// No further message is taken apart while so many requests are in flight.
     pub requests_in_flight_max: usize,
+    /// Messages of one topic from read to committed.
+    pub in_flight_per_topic: usize,
     /// Messages taken apart at once.
     pub admissions_max: usize,
     /// When rows become files.
@@ -102,9 +106,6 @@ pub enum RunError {
         /// The last failure.
         source: KafkaError,
     },
-    /// A model of ours cannot be loaded.
-    #[error("a model cannot be used")]
-    Model(#[source] ModelsError),
     /// The engine cannot be made with these settings.
     #[error("the engine cannot be made")]
     Engine(#[source] EngineError),
@@ -171,6 +172,12 @@ struct Unread {
     repeats: Option<i64>,
 }
 
+/// Partitions that came, and who waits to hear where they start.
+struct Assignment {
+    partitions: Vec<PartitionEnds>,
+    reply: std::sync::mpsc::SyncSender<Vec<i64>>,
+}
+
 /// Partitions that go away, and who waits for that.
 struct Revocation {
     partitions: Vec<PartitionId>,
@@ -200,7 +207,11 @@ struct Loop {
     orders: mpsc::Sender<Order>,
     progress: watch::Sender<Progress>,
     // What is in flight, in the order of the way.
+    assignments: Vec<Assignment>,
+    recoveries: JoinSet<RecoveryDone>,
     ledger: Ledger,
+    /// Partitions of which nothing was taken apart yet.
+    untried: BTreeSet<PartitionId>,
     careful: BTreeMap<PartitionId, Careful>,
     unread: BTreeMap<ServiceTier, VecDeque<Unread>>,
     admissions: JoinSet<(Origin, Result<Admitted, AdmitError>)>,
@@ -212,14 +223,17 @@ struct Loop {
     seals: JoinSet<SealDone>,
     sealed: Vec<(InCommit, Sealed)>,
     applies: JoinSet<ApplyDone>,
+    /// Messages of each partition on their way to the tables.
+    in_commit: BTreeMap<PartitionId, usize>,
     // How it ends.
     revocations: Vec<Revocation>,
     /// Drain mode: where each partition ended at the start.
     ends: BTreeMap<PartitionId, i64>,
     /// Drain mode: the ends not reached yet.
     targets: BTreeMap<PartitionId, i64>,
-    silent: BTreeSet<PartitionId>,
+    others: JoinSet<Result<Vec<(PartitionId, i64)>, CommitError>>,
     others_checked: Instant,
+    releases: JoinSet<()>,
     stop_by: Option<Instant>,
     stop_cut: bool,
 }
@@ -237,10 +251,21 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let (source_in, mut events) = mpsc::channel(SOURCE_EVENTS);
     let epoch = parts.source.epoch;
-    let source = tokio::task::spawn_blocking(move || Source::start(parts.source, source_in))
+    let connected = blocking(|| Connected::new(parts.source, source_in))
         .await
-        .expect("starting the source does not panic")
         .map_err(RunError::Source)?;
+    for (topic, partitions) in connected.partition_counts() {
+        let declared = parts.committer.declare_epoch(topic, epoch, partitions).await;
+        declared.map_err(RunError::Commit)?;
+    }
+    let ends = if parts.limits.drain {
+        unread(&connected, &parts.committer).await?
+    } else {
+        BTreeMap::new()
+    };
+    if parts.limits.drain && ends.is_empty() {
+        return Ok(());
+    }
     let mut worker = Worker::start(parts.engine).map_err(RunError::Thread)?;
     let mut this = Loop {
         admission: parts.admission,
@@ -248,10 +273,13 @@ pub async fn run(
         dead_letters: parts.dead_letters,
         committer: parts.committer,
         limits: parts.limits,
-        source,
+        source: connected.start().map_err(RunError::Source)?,
         orders: worker.orders.clone(),
         progress,
+        assignments: Vec::new(),
+        recoveries: JoinSet::new(),
         ledger: Ledger::default(),
+        untried: BTreeSet::new(),
         careful: BTreeMap::new(),
         unread: BTreeMap::new(),
         admissions: JoinSet::new(),
@@ -263,30 +291,39 @@ pub async fn run(
         seals: JoinSet::new(),
         sealed: Vec::new(),
         applies: JoinSet::new(),
+        in_commit: BTreeMap::new(),
         revocations: Vec::new(),
-        ends: BTreeMap::new(),
-        targets: BTreeMap::new(),
-        silent: BTreeSet::new(),
+        targets: ends.clone(),
+        ends,
+        others: JoinSet::new(),
         others_checked: Instant::now(),
+        releases: JoinSet::new(),
         stop_by: None,
         stop_cut: false,
     };
-    this.declare(epoch).await?;
     let ended = this.turn(&mut events, &mut worker.news, &mut stop).await;
     if !matches!(ended, Err(RunError::EngineGone | RunError::SourceGone)) {
         this.release_all().await;
     }
+    let Loop { source, orders, .. } = this;
     // The source must find nobody listening, or its last revocation would wait for us.
-    this.revocations.clear();
-    drop(events);
-    let source = this.source;
-    drop(this.orders);
-    let stopped = tokio::task::spawn_blocking(move || {
+    drop((events, orders));
+    blocking(|| {
         source.stop();
         worker.stop();
-    });
-    stopped.await.expect("stopping does not panic");
+    })
+    .await;
     ended
+}
+
+impl Origin {
+    fn partition(&self) -> PartitionId {
+        PartitionId {
+            topic: self.position.topic.clone(),
+            epoch: self.position.epoch,
+            partition: self.position.partition,
+        }
+    }
 }
 
 impl Loop {
@@ -298,12 +335,16 @@ impl Loop {
     ) -> Result<(), RunError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !self.has_ended().await? {
+        while !self.has_ended() {
+            self.start_recoveries();
             self.start_admissions();
             self.start_commits();
             let orders = self.orders.clone();
             tokio::select! {
-                event = events.recv() => self.on_source(event.ok_or(RunError::SourceGone)?).await?,
+                event = events.recv() => self.on_source(event.ok_or(RunError::SourceGone)?)?,
+                Some(done) = self.recoveries.join_next() => {
+                    self.on_recovered(done.expect("recovery does not panic"))?;
+                }
                 news = news.recv() => self.on_news(news.ok_or(RunError::EngineGone)?)?,
                 permit = orders.reserve(), if !self.outbox.is_empty() => {
                     let permit = permit.map_err(|_| RunError::EngineGone)?;
@@ -319,26 +360,31 @@ impl Loop {
                 }
                 Some(done) = self.seals.join_next() => self.on_sealed(done.expect("sealing does not panic"))?,
                 Some(done) = self.applies.join_next() => self.on_applied(done.expect("applying does not panic"))?,
+                Some(done) = self.others.join_next() => self.on_others(done.expect("asking does not panic"))?,
+                Some(_) = self.releases.join_next() => {}
                 _ = tick.tick() => self.expire(Timestamp::now())?,
                 Ok(()) = stop.changed() => self.on_stop(),
             }
         }
         Ok(())
     }
+}
 
-    /// Refuses topics whose partitions were added to: keys would lie elsewhere than their first delivery.
-    async fn declare(&mut self, epoch: u32) -> Result<(), RunError> {
-        for (topic, partitions) in self.source.partition_counts() {
-            self.committer
-                .declare_epoch(topic, epoch, partitions)
-                .await
-                .map_err(RunError::Commit)?;
-        }
-        if self.limits.drain {
-            let ends = self.source.ends().iter().filter(|end| end.high > end.low);
-            self.ends = ends.map(|end| (end.partition.clone(), end.high)).collect();
-            self.targets = self.ends.clone();
-        }
-        Ok(())
-    }
+/// Drain mode: the partitions whose ends are not in the tables yet, with their ends.
+async fn unread(connected: &Connected, committer: &Committer) -> Result<BTreeMap<PartitionId, i64>, RunError> {
+    let ends: Vec<_> = connected.ends().iter().filter(|ends| ends.high > ends.low).collect();
+    let partitions: Vec<_> = ends.iter().map(|ends| ends.partition.clone()).collect();
+    let watermarks = committer.watermarks(&partitions).await.map_err(RunError::Commit)?;
+    let unread = ends
+        .iter()
+        .zip(watermarks)
+        .filter(|&(ends, watermark)| watermark < ends.high);
+    Ok(unread.map(|(ends, _)| (ends.partition.clone(), ends.high)).collect())
+}
+
+/// librdkafka blocks while it waits for the broker.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .expect("what blocks does not panic")
 }

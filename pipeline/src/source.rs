@@ -26,16 +26,18 @@ use rebalance::Context;
 pub struct SourceConfig {
     /// Every librdkafka property, group and servers included.
     pub client: ClientConfig,
-    /// The topics of our region and lanes. Each has a share of the permits, so that a full lane holds up no other.
+    /// The topics of our region and lanes.
     pub topics: Vec<String>,
-    /// Messages from read to committed, over all topics.
-    pub in_flight_max: usize,
+    /// Messages of each topic from read to committed, so that a full lane holds up no other.
+    pub in_flight_per_topic: usize,
     /// Which life of the topics.
     pub epoch: u32,
     /// Bounds of a message.
     pub limits: Limits,
     /// How long the broker may take to answer at the start.
     pub start_timeout: Duration,
+    /// How long every broker may be away.
+    pub outage_max: Duration,
 }
 
 /// One message, decoded, with the permit that bounds how many are in flight.
@@ -92,8 +94,8 @@ pub enum SourceEvent {
     },
     /// A message.
     Delivery(Box<Delivery>),
-    /// These partitions have nothing more to read, though control records may stand before their ends.
-    Silent(Vec<PartitionId>),
+    /// Everything before this offset has been delivered; what is left of it are control records and gaps.
+    AtEnd(PartitionId, i64),
     /// Reading cannot go on.
     Failed(SourceError),
 }
@@ -131,42 +133,40 @@ enum Command {
     Stop,
 }
 
-/// The running thread.
-pub struct Source {
+/// A consumer that knows its topics and has not joined the group yet.
+pub struct Connected {
+    consumer: BaseConsumer<Context>,
+    config: SourceConfig,
+    events: mpsc::Sender<SourceEvent>,
     ends: Vec<PartitionEnds>,
-    commands: std_mpsc::Sender<Command>,
-    thread: JoinHandle<()>,
 }
 
-impl Source {
-    /// Looks at every partition of the topics, then starts reading into `events`.
+impl Connected {
+    /// Looks at every partition of the topics.
     ///
     /// # Errors
     /// When the settings are refused, no broker answers in time, or a topic is missing.
-    pub fn start(config: SourceConfig, events: mpsc::Sender<SourceEvent>) -> Result<Source, SourceError> {
+    pub fn new(config: SourceConfig, events: mpsc::Sender<SourceEvent>) -> Result<Connected, SourceError> {
         let context = Context::new(config.epoch, events.clone());
         let consumer: BaseConsumer<Context> = config
             .client
             .create_with_context(context)
             .map_err(SourceError::Settings)?;
         let ends = partition_ends(&consumer, &config)?;
-        let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(SourceError::Fatal)?;
-        let (commands, inbox) = std_mpsc::channel();
-        let reader = reader::Reader::new(consumer, inbox, events, config);
-        let thread = std::thread::Builder::new()
-            .name("kafka-source".into())
-            .spawn(move || reader.run())
-            .map_err(|error| SourceError::Fatal(KafkaError::ClientCreation(error.to_string())))?;
-        Ok(Source { ends, commands, thread })
+        Ok(Connected {
+            consumer,
+            config,
+            events,
+            ends,
+        })
     }
 
-    /// Every partition of the topics, ours or not, as it was at the start.
+    /// Every partition of the topics, whoever will read it.
     pub fn ends(&self) -> &[PartitionEnds] {
         &self.ends
     }
 
-    /// How many partitions each topic had at the start.
+    /// How many partitions each topic has.
     pub fn partition_counts(&self) -> BTreeMap<&str, i32> {
         let mut counts = BTreeMap::new();
         for end in &self.ends {
@@ -175,6 +175,30 @@ impl Source {
         counts
     }
 
+    /// Joins the group and starts reading.
+    ///
+    /// # Errors
+    /// When the subscription is refused or the system gives no thread.
+    pub fn start(self) -> Result<Source, SourceError> {
+        let topics: Vec<&str> = self.config.topics.iter().map(String::as_str).collect();
+        self.consumer.subscribe(&topics).map_err(SourceError::Fatal)?;
+        let (commands, inbox) = std_mpsc::channel();
+        let reader = reader::Reader::new(self.consumer, inbox, self.events, self.config);
+        let thread = std::thread::Builder::new()
+            .name("kafka-source".into())
+            .spawn(move || reader.run())
+            .map_err(|error| SourceError::Fatal(KafkaError::ClientCreation(error.to_string())))?;
+        Ok(Source { commands, thread })
+    }
+}
+
+/// The running thread.
+pub struct Source {
+    commands: std_mpsc::Sender<Command>,
+    thread: JoinHandle<()>,
+}
+
+impl Source {
     /// Tells the group how far the tables are. For lag metrics only: nothing starts from it.
     pub fn committed(&self, partition: &PartitionId, to: i64) {
         // A reader that is gone needs no telling.

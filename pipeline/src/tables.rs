@@ -178,11 +178,22 @@ impl Tables {
 
     /// The offset up to which the partition's rows are in the table; 0 if it has none.
     pub async fn watermark(&self, table: Table, partition: &PartitionId) -> Result<i64, TableError> {
+        Ok(self.watermarks(table, std::slice::from_ref(partition)).await?[0])
+    }
+
+    /// [`Tables::watermark`] of many partitions, as of one version of the table.
+    pub async fn watermarks(&self, table: Table, partitions: &[PartitionId]) -> Result<Vec<i64>, TableError> {
         let table = self.table(table).clone();
         let snapshot = table.snapshot().await?;
-        let (partition, watermarks) = (partition.clone(), table.watermarks.clone());
+        let (partitions, watermarks) = (partitions.to_vec(), table.watermarks.clone());
         table
-            .run(move |engine| lock(&watermarks).at(&snapshot, engine, &partition))
+            .run(move |engine| {
+                let mut watermarks = lock(&watermarks);
+                partitions
+                    .iter()
+                    .map(|partition| watermarks.at(&snapshot, engine, partition))
+                    .collect()
+            })
             .await
     }
 

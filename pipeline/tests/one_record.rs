@@ -2,8 +2,6 @@
 
 mod support;
 
-use std::time::Duration;
-
 use pipeline::chunk::PartitionId;
 use pipeline::committer::{CommitSettings, Committer};
 use pipeline::store::Store;
@@ -110,20 +108,24 @@ async fn each_faulty_request_gets_its_own_error_row() {
     assert_eq!(billing.iter().filter(|event| event.billable).count(), 1);
 }
 
-/// Takes the partition over `times` times, as workers that are killed before they commit anything.
-async fn die_at_the_start(world: &World, times: u32) {
-    let store = Store::open(&world.settings.store.uri).unwrap();
-    let zone = &world.settings.worker.residency_zone;
-    let partition = PartitionId {
+fn partition(world: &World) -> PartitionId {
+    PartitionId {
         topic: world.settings.request_topic(ServiceTier::Batch),
         epoch: 1,
         partition: 0,
-    };
-    for attempt in 1..=times {
+    }
+}
+
+/// Takes the partition over `times` times, as workers that die with its first message.
+async fn die_at_the_start(world: &World, times: u32) {
+    let store = Store::open(&world.settings.store.uri).unwrap();
+    let (zone, partition) = (&world.settings.worker.residency_zone, partition(world));
+    for before in 0..times {
         let dying = Committer::open(store.clone(), zone, "dying", CommitSettings::default())
             .await
             .unwrap();
-        assert_eq!(dying.recover(&partition).await.unwrap().attempts, attempt);
+        assert_eq!(dying.recover(&partition).await.unwrap().deaths, before);
+        dying.risk(&partition).await.unwrap();
     }
 }
 
@@ -149,7 +151,7 @@ async fn message_that_kills_worker_after_worker_is_set_aside_alone() {
             .publish_batch(0, "job-1", seq, &[(&format!("r{seq}"), PROMPT)])
             .await;
     }
-    die_at_the_start(&world, 6).await;
+    die_at_the_start(&world, 9).await;
     let progress = world.drain("w").await.unwrap();
     let (results, _) = world.rows().await;
     let offsets: Vec<_> = results.iter().map(|row| row.position.offset).collect();
@@ -157,9 +159,52 @@ async fn message_that_kills_worker_after_worker_is_set_aside_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn worker_that_is_stopped_before_it_commits_counts_as_no_death() {
+async fn worker_that_dies_idle_is_held_against_no_message() {
     let world = World::new(1);
-    // The mock broker lets a new group wait 3 s before it assigns.
-    world.serve("idle", Duration::from_secs(5)).await.unwrap();
-    die_at_the_start(&world, 1).await;
+    let store = Store::open(&world.settings.store.uri).unwrap();
+    for _ in 0..12 {
+        let dying = Committer::open(store.clone(), "local", "dying", CommitSettings::default())
+            .await
+            .unwrap();
+        dying.recover(&partition(&world)).await.unwrap();
+    }
+    world.publish_batch(0, "job-1", 0, &[("a", PROMPT)]).await;
+    let progress = world.drain("w").await.unwrap();
+    assert_eq!((progress.dead_letters, progress.rows_committed), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undecodable_message_larger_than_a_producer_sends_by_default_is_a_dead_letter() {
+    let world = World::new(1);
+    world.publish(0, &vec![b'x'; 3_000_000]).await;
+    world.publish_batch(0, "job-1", 0, &[("a", PROMPT)]).await;
+    let progress = world.drain("w").await.unwrap();
+    assert_eq!((progress.dead_letters, progress.rows_committed), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_model_spoils_only_its_own_requests() {
+    let mut world = World::new(1);
+    let models = tempfile::tempdir().unwrap();
+    let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/model/debian-sections");
+    for name in ["debian-sections", "damaged"] {
+        std::fs::create_dir(models.path().join(name)).unwrap();
+        for file in std::fs::read_dir(bundled).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), models.path().join(name).join(file.file_name())).unwrap();
+        }
+    }
+    let weights = models.path().join("damaged/model.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    world.settings.models.dir = Some(models.path().to_owned());
+    let mut damaged = batch("job-1", 0, &[("a", PROMPT)]);
+    damaged.model = "damaged".to_owned();
+    world.publish(0, &serde_json::to_vec(&damaged).unwrap()).await;
+    world.publish_batch(0, "job-2", 0, &[("a", PROMPT)]).await;
+    world.drain("w").await.unwrap();
+    let (results, billing) = world.rows().await;
+    assert_eq!(results[0].error_code.as_deref(), Some("model_unusable"));
+    assert!(results[0].error_message.as_ref().unwrap().contains("model.safetensors"));
+    assert_eq!((results[1].status, billing[0].billable), (Status::Ok, false));
 }

@@ -57,6 +57,9 @@ impl DemoArgs {
             None => documents::bundled(),
         };
         let store = documents::prepare_dir(&self.dir)?;
+        // The broker of the demo is not the one that the user's settings are about.
+        let defaults = Settings::load_with(None, [])?;
+        (settings.kafka, settings.worker) = (defaults.kafka, defaults.worker);
         let broker = broker::start(&settings)?;
         settings.kafka.bootstrap_servers = broker.bootstrap_servers();
         settings.store.uri = format!("file://{}", store.display());

@@ -80,22 +80,21 @@ pub async fn parts(settings: &Settings, drain: bool) -> Result<Parts, Failure> {
     let letters = DeadLetters::new(kafka::producer(&settings.kafka), settings.worker.id.clone())
         .map_err(|error| Failure::from(RunError::Source(SourceError::Settings(error))))?;
     let limits = &settings.limits;
+    let lanes = settings.worker.lanes.iter();
+    let topics: Vec<_> = lanes.map(|&lane| settings.request_topic(lane)).collect();
+    let in_flight_per_topic = (settings.kafka.in_flight_max.get() / topics.len().max(1)).max(1);
     Ok(Parts {
         source: SourceConfig {
             client: kafka::consumer(&settings.kafka),
-            topics: settings
-                .worker
-                .lanes
-                .iter()
-                .map(|&lane| settings.request_topic(lane))
-                .collect(),
-            in_flight_max: settings.kafka.in_flight_max.get(),
+            topics,
+            in_flight_per_topic,
             epoch: settings.kafka.topic_epoch,
             limits: Limits {
                 message_bytes_max: limits.message_bytes_max.get(),
                 requests_max: limits.requests_per_batch_max.get(),
             },
             start_timeout: settings.kafka.start_timeout,
+            outage_max: settings.store.outage_max,
         },
         admission: Admission {
             store,
@@ -116,6 +115,7 @@ pub async fn parts(settings: &Settings, drain: bool) -> Result<Parts, Failure> {
         engine: engine_settings(settings),
         limits: RunLimits {
             requests_in_flight_max: REQUESTS_IN_FLIGHT_MAX,
+            in_flight_per_topic,
             admissions_max: ADMISSIONS_MAX,
             flush: FlushLimits {
                 rows_max: settings.flush.rows_max.get() as usize,
@@ -131,6 +131,10 @@ pub async fn parts(settings: &Settings, drain: bool) -> Result<Parts, Failure> {
 /// The engine's bounds by the settings.
 pub(super) fn engine_settings(settings: &Settings) -> engine::EngineSettings {
     let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+    let message_rows_max = settings
+        .limits
+        .claim_check_rows_max
+        .max(settings.limits.requests_per_batch_max);
     engine::EngineSettings {
         tokens_per_step_max: settings.engine.tokens_per_step_max.get(),
         sequences_max: settings.engine.sequences_max.get(),
@@ -141,7 +145,7 @@ pub(super) fn engine_settings(settings: &Settings) -> engine::EngineSettings {
         } else {
             settings.worker.threads
         },
-        jobs_max: REQUESTS_IN_FLIGHT_MAX + ADMISSIONS_MAX * settings.limits.claim_check_rows_max.get(),
+        jobs_max: REQUESTS_IN_FLIGHT_MAX + ADMISSIONS_MAX * message_rows_max.get(),
     }
 }
 
@@ -193,10 +197,6 @@ impl From<RunError> for Failure {
             E::Source(SourceError::Fatal(_)) | E::Input { .. } | E::DeadLetter { .. } => (Exit::Outage, again),
             E::Commit(cause) if cause.is_transient() => (Exit::Outage, again),
             E::Commit(_) => (Exit::Internal, "see the causes above; nothing wrong was written"),
-            E::Model(_) => (
-                Exit::BadInput,
-                "fetch the model's files again; no request was answered with it",
-            ),
             E::Engine(_) => (Exit::Usage, "correct the settings under engine and worker.threads"),
             E::Rate(_) => (Exit::Usage, "extend the price book; `billing.prices` names it"),
             E::Lost { .. } | E::Recreated { .. } => (Exit::Internal, "see above; nothing was skipped"),

@@ -30,20 +30,25 @@ fn outcome(offset: i64, row: u32) -> Outcome {
         partition: 0,
         offset,
     };
-    let id = result_id(&position, row);
-    let (tenant, project, job) = ("a".parse().unwrap(), "p".parse().unwrap(), "j".parse().unwrap());
-    let custom = format!("{offset}-{row}").parse().unwrap();
-    let billing = BillingRow {
-        event_id: event_id(&tenant, &job, &custom, EventKind::Usage, 0),
+    let billing = billing_row(position, row);
+    let result = result_row(&billing);
+    Outcome { result, billing }
+}
+
+fn billing_row(position: Position, row: u32) -> BillingRow {
+    let (tenant_id, job_id) = ("a".parse().unwrap(), "j".parse().unwrap());
+    let custom_id = format!("{}-{row}", position.offset).parse().unwrap();
+    BillingRow {
+        event_id: event_id(&tenant_id, &job_id, &custom_id, EventKind::Usage, 0),
         payload_hash: String::new(),
         schema_version: 1,
         event_kind: EventKind::Usage,
-        tenant_id: tenant.clone(),
-        project_id: project,
+        tenant_id,
+        project_id: "p".parse().unwrap(),
         api_key_ref: None,
-        job_id: job.clone(),
-        custom_id: custom,
-        result_id: id,
+        job_id,
+        custom_id,
+        result_id: result_id(&position, row),
         event_time: Timestamp::UNIX_EPOCH,
         ingested_at: Timestamp::UNIX_EPOCH,
         usage_period: "1970-01".to_owned(),
@@ -67,15 +72,18 @@ fn outcome(offset: i64, row: u32) -> Outcome {
         corrects_event_id: None,
         correction_seq: 0,
         correction_reason: None,
-        position: position.clone(),
+        position,
         batch_index: row,
-    };
-    let result = ResultRow {
-        job_id: job,
+    }
+}
+
+fn result_row(billing: &BillingRow) -> ResultRow {
+    ResultRow {
+        job_id: billing.job_id.clone(),
         batch_seq: 0,
         custom_id: billing.custom_id.clone(),
-        result_id: id,
-        tenant_id: tenant,
+        result_id: billing.result_id,
+        tenant_id: billing.tenant_id.clone(),
         project_id: billing.project_id.clone(),
         residency_zone: "z".to_owned(),
         region: "r".to_owned(),
@@ -100,10 +108,9 @@ fn outcome(offset: i64, row: u32) -> Outcome {
         first_token_at: None,
         finished_at: Timestamp::UNIX_EPOCH,
         worker_id: "w".to_owned(),
-        position,
-        batch_index: row,
-    };
-    Outcome { result, billing }
+        position: billing.position.clone(),
+        batch_index: billing.batch_index,
+    }
 }
 
 struct Bench {
@@ -217,6 +224,33 @@ fn gap_in_offsets_belongs_to_the_chunk_behind_it() {
     bench.fill(slot, 7);
     let chunks = bench.due(true);
     assert_eq!((chunks[0].from, chunks[0].to), (0, 8));
+}
+
+#[test]
+fn offsets_without_messages_are_skipped_once_and_leave_in_their_turn() {
+    let mut bench = Bench::new();
+    let slot = bench.message(2);
+    bench.ledger.skip_to(&partition(0), 2, bench.start);
+    bench.ledger.skip_to(&partition(0), 6, bench.start);
+    bench.ledger.skip_to(&partition(0), 6, bench.start);
+    assert!(bench.due(true).is_empty(), "the message before them is not finished");
+    bench.fill(slot, 2);
+    let chunks = bench.due(true);
+    assert_eq!((chunks[0].from, chunks[0].to, chunks[0].outcomes.len()), (0, 6, 1));
+    bench.ledger.committed(&partition(0));
+    assert!(bench.due(true).is_empty());
+}
+
+#[test]
+fn batch_of_a_dead_letter_may_come_again() {
+    let mut bench = Bench::new();
+    let key = DedupKey([7; 16]);
+    let (dead, again) = (bench.reserve(0), bench.reserve(1));
+    assert_eq!(bench.ledger.first_delivery(dead, key), None);
+    bench
+        .ledger
+        .fill_dead_letter(dead, "no such file".to_owned(), bench.start);
+    assert_eq!(bench.ledger.first_delivery(again, key), None);
 }
 
 #[test]

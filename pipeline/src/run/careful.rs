@@ -1,22 +1,24 @@
 //! Partitions at which workers have died: fewer messages at a time, then the one that does it is set aside.
+//!
+//! Only one such partition works at a time, so that an innocent one is not blamed for its neighbour.
 
 use std::collections::VecDeque;
 
 use super::{Loop, Unread};
 use crate::chunk::PartitionId;
 
-/// From so many attempts on, a partition is taken carefully; chance and operators kill workers too.
-const CAREFUL_FROM: u32 = 3;
-/// Messages at a time at the first careful attempt; a quarter of it at each further one.
+/// From so many deaths on, a partition is taken carefully; chance and operators kill workers too.
+const CAREFUL_FROM: u32 = 2;
+/// Messages at a time after that many deaths; a quarter of it after each further one.
 const MESSAGES_FIRST: usize = 16;
-/// At this attempt the first message becomes a dead letter: the two before it had that message alone.
-const DEAD_LETTER_AT: u32 = 7;
+/// After so many deaths the first message becomes a dead letter; the last ones had it alone.
+const DEAD_LETTER_FROM: u32 = 9;
 /// Offsets after which a partition that goes well is trusted again.
 const TRUST_AFTER: i64 = 64;
 
 /// A partition that is taken carefully.
 pub(super) struct Careful {
-    attempts: u32,
+    deaths: u32,
     messages_max: usize,
     trusted_at: i64,
     held: VecDeque<Unread>,
@@ -24,18 +26,16 @@ pub(super) struct Careful {
 
 impl Loop {
     /// Decides how a partition that starts at `from` is taken.
-    pub(super) fn take_carefully(&mut self, partition: &PartitionId, from: i64, attempts: u32) {
-        self.careful.remove(partition);
-        let Some(further) = attempts.checked_sub(CAREFUL_FROM) else {
+    pub(super) fn take_carefully(&mut self, partition: &PartitionId, from: i64, deaths: u32) {
+        let Some(further) = deaths.checked_sub(CAREFUL_FROM) else {
             return;
         };
         let messages_max = (MESSAGES_FIRST >> (2 * further).min(usize::BITS - 1)).max(1);
-        tracing::warn!(%partition, from, attempts, messages_max, "workers have ended here; going on carefully");
-        let trusted_at = from.saturating_add(TRUST_AFTER);
+        tracing::warn!(%partition, from, deaths, messages_max, "workers have died here; going on carefully");
         let careful = Careful {
-            attempts,
+            deaths,
             messages_max,
-            trusted_at,
+            trusted_at: from.saturating_add(TRUST_AFTER),
             held: VecDeque::new(),
         };
         self.careful.insert(partition.clone(), careful);
@@ -46,24 +46,25 @@ impl Loop {
         let Some(careful) = self.careful.get_mut(partition) else {
             return self.queue(unread);
         };
-        if careful.attempts >= DEAD_LETTER_AT {
-            let attempts = std::mem::replace(&mut careful.attempts, CAREFUL_FROM);
-            let others = attempts - 1;
+        if careful.deaths >= DEAD_LETTER_FROM {
+            let deaths = std::mem::replace(&mut careful.deaths, CAREFUL_FROM);
             let error =
-                format!("{others} workers ended while they had this message; it is set aside for the others' sake");
-            return self.send_dead_letter(unread.origin, error, attempts);
+                format!("{deaths} workers died while they had this message; it is set aside so that the rest goes on");
+            return self.send_dead_letter(unread.origin, error, deaths);
         }
         careful.held.push_back(unread);
     }
 
-    /// Lets held messages go on, as far as the bounds allow.
+    /// Lets held messages of one partition go on, as far as its bound allows.
     pub(super) fn release_held(&mut self) {
-        let mut free = Vec::new();
-        for (partition, careful) in &mut self.careful {
-            let working = self.ledger.in_flight(partition).saturating_sub(careful.held.len());
-            let room = careful.messages_max.saturating_sub(working).min(careful.held.len());
-            free.extend(careful.held.drain(..room));
-        }
+        let working = self
+            .careful
+            .iter_mut()
+            .find(|(partition, _)| self.ledger.in_flight(partition) > 0);
+        let Some((partition, careful)) = working else { return };
+        let busy = self.ledger.in_flight(partition).saturating_sub(careful.held.len());
+        let room = careful.messages_max.saturating_sub(busy).min(careful.held.len());
+        let free: Vec<_> = careful.held.drain(..room).collect();
         for unread in free {
             self.queue(unread);
         }

@@ -1,32 +1,33 @@
 //! From the ledger's chunks to the tables: sealed side by side, applied in groups.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
+use super::patience::patiently;
 use super::{ApplyDone, InCommit, Loop, RunError, SealDone};
 use crate::chunk::PartitionId;
 use crate::committer::CommitError;
 use crate::ledger::{Flush, When};
-
-/// How long to wait before trying something again that an outage stopped.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 impl Loop {
     /// Sends due chunks on their way, and whatever is sealed into one commit of each table.
     pub(super) fn start_commits(&mut self) {
         let now = Instant::now();
         let give_up = now + self.limits.outage_max;
-        let complete = self.complete();
+        let (complete, full) = (self.complete(), self.full_topics());
         let flush = |partition: &PartitionId| Flush {
             limits: self.limits.flush,
-            when: match partition {
-                _ if self.careful.contains_key(partition) => When::Finished,
-                _ if complete.contains(partition) => When::Complete,
-                _ => When::Limits,
+            when: if self.careful.contains_key(partition) || full.contains(&partition.topic) {
+                When::Finished
+            } else if complete.contains(partition) {
+                When::Complete
+            } else {
+                When::Limits
             },
         };
         for (chunk, permits) in self.ledger.due(now, flush) {
             let partition = chunk.partition.clone();
+            self.in_commit.insert(partition.clone(), permits.len());
             let in_commit = InCommit {
                 partition,
                 rows: chunk.outcomes.len() as u64,
@@ -34,7 +35,7 @@ impl Loop {
             };
             let committer = self.committer.clone();
             self.seals.spawn(async move {
-                let sealed = patiently(give_up, || committer.seal(&chunk)).await;
+                let sealed = patiently(give_up, CommitError::is_transient, || committer.seal(&chunk)).await;
                 (in_commit, sealed)
             });
         }
@@ -43,7 +44,7 @@ impl Loop {
             let committer = self.committer.clone();
             self.applies.spawn(async move {
                 let sealed: Vec<_> = group.iter().map(|(_, sealed)| sealed.clone()).collect();
-                let applied = patiently(give_up, || committer.apply(&sealed)).await;
+                let applied = patiently(give_up, CommitError::is_transient, || committer.apply(&sealed)).await;
                 (group, applied)
             });
         }
@@ -56,29 +57,51 @@ impl Loop {
             .ends
             .iter()
             .filter(|&(partition, &end)| self.ledger.reaches(partition, end));
-        let mut complete: BTreeSet<_> = going
-            .chain(&self.silent)
-            .chain(read.map(|(partition, _)| partition))
-            .cloned()
-            .collect();
+        let mut complete: BTreeSet<_> = going.chain(read.map(|(partition, _)| partition)).cloned().collect();
         if self.stop_by.is_some() {
             complete.extend(self.ledger.partitions().cloned());
         }
         complete
     }
 
+    /// Topics that hold all of their permits: nothing more is read of them until rows leave.
+    fn full_topics(&self) -> BTreeSet<String> {
+        let mut held: BTreeMap<&str, usize> = BTreeMap::new();
+        for partition in self.ledger.partitions() {
+            *held.entry(&partition.topic).or_default() += self.ledger.in_flight(partition);
+        }
+        for (partition, messages) in &self.in_commit {
+            *held.entry(&partition.topic).or_default() += messages;
+        }
+        // The reader keeps one permit at hand.
+        let full = held
+            .into_iter()
+            .filter(|&(_, held)| held + 1 >= self.limits.in_flight_per_topic);
+        full.map(|(topic, _)| topic.to_owned()).collect()
+    }
+
     pub(super) fn on_sealed(&mut self, (in_commit, sealed): SealDone) -> Result<(), RunError> {
-        self.sealed.push((in_commit, sealed.map_err(RunError::Commit)?));
+        match sealed {
+            Ok(sealed) => self.sealed.push((in_commit, sealed)),
+            Err(error) if self.ledger.has(&in_commit.partition) => return Err(RunError::Commit(error)),
+            Err(error) => {
+                tracing::warn!(partition = %in_commit.partition, %error, "not sealed; the next owner scores it again");
+                self.in_commit.remove(&in_commit.partition);
+            }
+        }
         Ok(())
     }
 
     pub(super) fn on_applied(&mut self, (group, applied): ApplyDone) -> Result<(), RunError> {
         applied.map_err(RunError::Commit)?;
         for (InCommit { partition, rows, .. }, sealed) in group {
+            self.in_commit.remove(&partition);
+            if !self.ledger.has(&partition) {
+                continue;
+            }
             if sealed.is_adopted() {
                 // Their rows stand. What we have of this partition is of another past: read it again from their end.
-                self.ledger.release(&partition);
-                self.forget_dropped();
+                self.forget(&partition);
                 self.source.reassign(&partition);
                 continue;
             }
@@ -88,21 +111,5 @@ impl Loop {
             self.progress.send_modify(|progress| progress.rows_committed += rows);
         }
         Ok(())
-    }
-}
-
-/// Tries until it works, fails for good, or `give_up` is past.
-async fn patiently<T, F>(give_up: Instant, mut attempt: impl FnMut() -> F) -> Result<T, CommitError>
-where
-    F: Future<Output = Result<T, CommitError>>,
-{
-    loop {
-        match attempt().await {
-            Err(error) if error.is_transient() && Instant::now() < give_up => {
-                tracing::warn!(%error, "the store is away; trying again");
-                tokio::time::sleep(RETRY_PAUSE).await;
-            }
-            done => return done,
-        }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::patience::patiently;
 use super::{Loop, RunError};
 use crate::chunk::PartitionId;
+use crate::committer::CommitError;
 
 /// How often the tables are asked about partitions that other workers drain.
 const OTHERS_PERIOD: Duration = Duration::from_secs(2);
@@ -19,23 +21,23 @@ impl Loop {
     }
 
     /// Lets go of revoked partitions whose time has come, then says whether the run is over.
-    pub(super) async fn has_ended(&mut self) -> Result<bool, RunError> {
+    pub(super) fn has_ended(&mut self) -> bool {
         let now = Instant::now();
-        self.let_go(now).await;
+        self.let_go(now);
         if let Some(stop_by) = self.stop_by {
-            return Ok(self.has_stopped(now, stop_by));
+            return self.has_stopped(now, stop_by);
         }
         if !self.limits.drain {
-            return Ok(false);
+            return false;
         }
-        self.look_at_targets(now).await?;
-        Ok(self.targets.is_empty() && self.ledger.is_all_settled())
+        self.look_at_targets(now);
+        self.targets.is_empty() && self.ledger.is_all_settled()
     }
 
     /// Answers revocations: when all is committed, or when the time is up.
     ///
     /// At the deadline unfinished work is dropped, and what is finished gets as long again to be committed.
-    async fn let_go(&mut self, now: Instant) {
+    fn let_go(&mut self, now: Instant) {
         let mut waiting = Vec::new();
         for mut revocation in std::mem::take(&mut self.revocations) {
             let settled = revocation
@@ -45,9 +47,8 @@ impl Loop {
             let late = now >= revocation.deadline;
             if settled || (late && revocation.cut) {
                 for partition in &revocation.partitions {
-                    self.release(partition).await;
+                    self.release(partition);
                 }
-                self.forget_dropped();
                 // A source that no longer waits is stopping.
                 let _ = revocation.reply.send(());
                 continue;
@@ -65,25 +66,39 @@ impl Loop {
         self.revocations = waiting;
     }
 
-    /// Forgets a partition, in good order: the next owner need not suspect it.
-    async fn release(&mut self, partition: &PartitionId) {
+    /// Forgets what is in flight of a partition.
+    pub(super) fn forget(&mut self, partition: &PartitionId) {
         self.ledger.release(partition);
-        self.silent.remove(partition);
         self.careful.remove(partition);
-        if let Err(error) = self.committer.release(partition).await {
-            tracing::warn!(%partition, %error, "let go, but the next owner may be careful without need");
+        self.untried.remove(partition);
+        self.forget_dropped();
+    }
+
+    /// Lets a partition go in good order: the next owner need not suspect it.
+    fn release(&mut self, partition: &PartitionId) {
+        self.forget(partition);
+        if self.in_commit.contains_key(partition) {
+            return;
         }
+        let (committer, partition) = (self.committer.clone(), partition.clone());
+        self.releases.spawn(async move {
+            if let Err(error) = committer.release(&partition).await {
+                tracing::warn!(%partition, %error, "let go, but the next owner may be careful without need");
+            }
+        });
     }
 
     /// Lets everything go: whatever ended the run, no message killed it.
     pub(super) async fn release_all(&mut self) {
         let partitions: Vec<_> = self.ledger.partitions().cloned().collect();
-        let releases = async {
-            for partition in partitions {
-                self.release(&partition).await;
-            }
-        };
-        if tokio::time::timeout(RELEASE_PATIENCE, releases).await.is_err() {
+        for partition in partitions {
+            self.release(&partition);
+        }
+        let releases = std::mem::take(&mut self.releases);
+        if tokio::time::timeout(RELEASE_PATIENCE, releases.join_all())
+            .await
+            .is_err()
+        {
             tracing::warn!("the store does not answer; the next owners may be careful without need");
         }
     }
@@ -105,28 +120,38 @@ impl Loop {
     }
 
     /// Drain mode: strikes out the partitions that are committed to their ends, by us or by others.
-    async fn look_at_targets(&mut self, now: Instant) -> Result<(), RunError> {
-        let (ledger, silent) = (&self.ledger, &self.silent);
-        self.targets.retain(|partition, &mut end| {
-            let committed = ledger.watermark(partition).is_some_and(|watermark| watermark >= end);
-            // Control records before the end are no messages: a silent partition has been read all the same.
-            let read = silent.contains(partition) && ledger.is_settled(partition);
-            !(committed || read)
-        });
-        if now < self.others_checked + OTHERS_PERIOD {
-            return Ok(());
+    fn look_at_targets(&mut self, now: Instant) {
+        let ledger = &self.ledger;
+        self.targets
+            .retain(|partition, &mut end| ledger.watermark(partition).is_none_or(|watermark| watermark < end));
+        if now < self.others_checked + OTHERS_PERIOD || !self.others.is_empty() {
+            return;
         }
-        self.others_checked = now;
         let others: Vec<_> = self
             .targets
             .keys()
-            .filter(|partition| self.ledger.watermark(partition).is_none())
+            .filter(|partition| !ledger.has(partition))
             .cloned()
             .collect();
-        let watermarks = self.committer.watermarks(&others).await.map_err(RunError::Commit)?;
-        for (partition, watermark) in others.iter().zip(watermarks) {
-            if watermark >= self.targets[partition] {
-                self.targets.remove(partition);
+        if !others.is_empty() {
+            let committer = self.committer.clone();
+            let give_up = now + self.limits.outage_max;
+            self.others.spawn(async move {
+                let ask = || committer.watermarks(&others);
+                let watermarks = patiently(give_up, CommitError::is_transient, ask).await?;
+                Ok(others.into_iter().zip(watermarks).collect())
+            });
+        }
+    }
+
+    pub(super) fn on_others(
+        &mut self,
+        watermarks: Result<Vec<(PartitionId, i64)>, CommitError>,
+    ) -> Result<(), RunError> {
+        self.others_checked = Instant::now();
+        for (partition, watermark) in watermarks.map_err(RunError::Commit)? {
+            if self.targets.get(&partition).is_some_and(|&end| watermark >= end) {
+                self.targets.remove(&partition);
             }
         }
         Ok(())

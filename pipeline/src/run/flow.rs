@@ -9,26 +9,25 @@ use rdkafka::error::KafkaError;
 use schemas::ids::{CustomId, Position};
 use schemas::result::Status;
 
-use super::{Loop, Origin, Revocation, RunError, Running, Unread};
+use super::patience::patiently;
+use super::{Assignment, Loop, Origin, Revocation, RunError, Running, Unread};
 use crate::admit::{Admission, AdmitError, Admitted, Context, Verdict, priority_of};
+use crate::chunk::PartitionId;
+use crate::committer::{CommitError, Committer};
+use crate::dead_letter::DeadLetter;
 use crate::ledger::SlotId;
 use crate::settle::End;
-use crate::source::{Delivery, PartitionEnds, SourceEvent};
+use crate::source::{Delivery, SourceEvent};
 use crate::worker::{News, Order};
 
-/// How long to wait before trying something again that an outage stopped.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
-
 impl Loop {
-    pub(super) async fn on_source(&mut self, event: SourceEvent) -> Result<(), RunError> {
+    pub(super) fn on_source(&mut self, event: SourceEvent) -> Result<(), RunError> {
         match event {
             SourceEvent::Assigned { partitions, reply } => {
-                let mut starts = Vec::with_capacity(partitions.len());
                 for ends in &partitions {
-                    starts.push(self.assign(ends).await?);
+                    self.forget(&ends.partition);
                 }
-                // A source that no longer waits is stopping.
-                let _ = reply.send(starts);
+                self.assignments.push(Assignment { partitions, reply });
             }
             SourceEvent::Revoked {
                 partitions,
@@ -46,41 +45,23 @@ impl Loop {
                 });
             }
             SourceEvent::Delivery(delivery) => self.on_delivery(*delivery),
-            SourceEvent::Silent(partitions) => self.silent.extend(partitions),
+            SourceEvent::AtEnd(partition, end) => self.on_end(&partition, end),
             SourceEvent::Failed(error) => return Err(RunError::Source(error)),
         }
         Ok(())
     }
 
-    /// Takes a partition over and says where to read on: where the tables end.
-    async fn assign(&mut self, ends: &PartitionEnds) -> Result<i64, RunError> {
-        let partition = &ends.partition;
-        let recovered = self.committer.recover(partition).await.map_err(RunError::Commit)?;
-        let (low, high) = (ends.low, ends.high);
-        match recovered.watermark {
-            Some(watermark) if watermark < low => {
-                return Err(RunError::Lost {
-                    partition: partition.clone(),
-                    watermark,
-                    low,
-                });
-            }
-            Some(watermark) if watermark > high => {
-                return Err(RunError::Recreated {
-                    partition: partition.clone(),
-                    watermark,
-                    high,
-                });
-            }
-            _ => {}
+    /// What was read to its end has no messages before it that did not come.
+    fn on_end(&mut self, partition: &PartitionId, end: i64) {
+        // What lies behind a draining worker's targets was not taken, and is left to the next run.
+        let end = if self.limits.drain {
+            end.min(self.ends.get(partition).copied().unwrap_or(0))
+        } else {
+            end
+        };
+        if self.stop_by.is_none() {
+            self.ledger.skip_to(partition, end, Instant::now());
         }
-        // Of a partition never read, the first chunk covers from 0 whatever retention has left of it.
-        let from = recovered.watermark.unwrap_or(0);
-        self.ledger.assign(partition.clone(), from, recovered.seen);
-        let start = recovered.watermark.unwrap_or(low);
-        self.take_carefully(partition, start, recovered.attempts);
-        tracing::info!(%partition, start, end = high, "partition assigned");
-        Ok(start)
     }
 
     fn on_delivery(&mut self, delivery: Delivery) {
@@ -91,7 +72,6 @@ impl Loop {
             raw,
             permit,
         } = delivery;
-        self.silent.remove(&partition);
         let beyond = self.limits.drain && self.ends.get(&partition).is_none_or(|&end| offset >= end);
         if beyond || self.stop_by.is_some() {
             return;
@@ -127,15 +107,18 @@ impl Loop {
         let dead_letters = self.dead_letters.clone();
         let give_up = Instant::now() + self.limits.outage_max;
         self.dead.spawn(async move {
-            loop {
-                let sent = dead_letters
-                    .send(&position, &raw, &error, attempts, Timestamp::now())
-                    .await;
-                if sent.is_ok() || Instant::now() >= give_up {
-                    return (slot, error, sent);
-                }
-                tokio::time::sleep(RETRY_PAUSE).await;
-            }
+            let send = || async {
+                let letter = DeadLetter {
+                    position: &position,
+                    message: &raw,
+                    error: &error,
+                    attempts,
+                    failed_at: Timestamp::now(),
+                };
+                dead_letters.send(&letter).await
+            };
+            let sent = patiently(give_up, |_| true, send).await;
+            (slot, error, sent)
         });
     }
 
@@ -145,6 +128,9 @@ impl Loop {
         error: String,
         sent: Result<(), KafkaError>,
     ) -> Result<(), RunError> {
+        if !self.ledger.holds(slot) {
+            return Ok(());
+        }
         let outage_max = self.limits.outage_max;
         sent.map_err(|source| RunError::DeadLetter { outage_max, source })?;
         self.ledger.fill_dead_letter(slot, error, Instant::now());
@@ -162,9 +148,15 @@ impl Loop {
                 return;
             };
             if self.ledger.holds(next.origin.slot) {
+                let partition = next.origin.partition();
+                // The first message since the partition came: from here on it may kill us.
+                let risk = self
+                    .untried
+                    .remove(&partition)
+                    .then(|| (self.committer.clone(), partition));
                 let admission = self.admission.clone();
                 let give_up = Instant::now() + self.limits.outage_max;
-                self.admissions.spawn(admit(admission, next, give_up));
+                self.admissions.spawn(admit(admission, next, risk, give_up));
             }
         }
     }
@@ -174,6 +166,9 @@ impl Loop {
         origin: Origin,
         admitted: Result<Admitted, AdmitError>,
     ) -> Result<(), RunError> {
+        if !self.ledger.holds(origin.slot) {
+            return Ok(());
+        }
         let Admitted { context, rows } = match admitted {
             Ok(admitted) => admitted,
             Err(AdmitError::Outage(source)) => {
@@ -182,7 +177,7 @@ impl Loop {
                     source,
                 });
             }
-            Err(AdmitError::Model(error)) => return Err(RunError::Model(error)),
+            Err(AdmitError::Risk(error)) => return Err(RunError::Commit(error)),
             Err(AdmitError::DeadLetter(error)) => {
                 self.send_dead_letter(origin, error.to_string(), 1);
                 return Ok(());
@@ -328,22 +323,28 @@ impl Loop {
 }
 
 /// Admits one message, trying again while the store is away.
-async fn admit(admission: Admission, read: Unread, give_up: Instant) -> (Origin, Result<Admitted, AdmitError>) {
+async fn admit(
+    admission: Admission,
+    read: Unread,
+    risk: Option<(Arc<Committer>, PartitionId)>,
+    give_up: Instant,
+) -> (Origin, Result<Admitted, AdmitError>) {
     let Unread { origin, batch, repeats } = read;
+    if let Some((committer, partition)) = risk
+        && let Err(error) = patiently(give_up, CommitError::is_transient, || committer.risk(&partition)).await
+    {
+        return (origin, Err(AdmitError::Risk(error)));
+    }
     // Only a claim check can meet an outage, and it is small to keep.
     let again = batch.input.is_some().then(|| batch.clone());
-    let mut attempt = batch;
-    loop {
-        let admitted = admission
-            .admit(attempt, origin.position.clone(), repeats, Timestamp::now())
-            .await;
-        match (&admitted, &again) {
-            (Err(AdmitError::Outage(error)), Some(batch)) if Instant::now() < give_up => {
-                tracing::warn!(%error, "the store is away; trying again");
-                attempt = batch.clone();
-                tokio::time::sleep(RETRY_PAUSE).await;
-            }
-            _ => return (origin, admitted),
-        }
-    }
+    let mut first = Some(batch);
+    let attempt = || {
+        let batch = first
+            .take()
+            .or_else(|| again.clone())
+            .expect("an inline batch is admitted at once");
+        admission.admit(batch, origin.position.clone(), repeats, Timestamp::now())
+    };
+    let admitted = patiently(give_up, |error| matches!(error, AdmitError::Outage(_)), attempt).await;
+    (origin, admitted)
 }

@@ -1,6 +1,6 @@
 //! The polling thread.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
@@ -19,8 +19,8 @@ use crate::chunk::PartitionId;
 
 /// How long one poll waits for a message.
 const POLL: Duration = Duration::from_millis(50);
-/// How long nothing may come before a partition that reported its end counts as silent.
-const SILENCE: Duration = Duration::from_secs(2);
+/// Empty polls, each waited out, before ends are believed: longer than statistics are old.
+const QUIET_POLLS: u32 = 40;
 /// How long a seek may take.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -32,10 +32,11 @@ pub(super) struct Reader {
     runtime: Handle,
     limits: Limits,
     epoch: u32,
-    /// Partition numbers that reported their end since their last message (librdkafka leaves the topic out).
-    at_end: HashSet<i32>,
-    last_delivery: Instant,
-    silence_told: bool,
+    outage_max: Duration,
+    /// Polls in a row that waited for nothing.
+    quiet_polls: u32,
+    /// Ends that the loop knows.
+    told: HashMap<PartitionId, i64>,
 }
 
 /// A topic with its share of the permits; paused while it has none.
@@ -53,10 +54,9 @@ impl Reader {
         events: mpsc::Sender<SourceEvent>,
         config: SourceConfig,
     ) -> Self {
-        let share = (config.in_flight_max / config.topics.len()).max(1);
         let lane = |topic| Lane {
             topic,
-            permits: Arc::new(Semaphore::new(share)),
+            permits: Arc::new(Semaphore::new(config.in_flight_per_topic)),
             next: None,
             paused: false,
         };
@@ -68,9 +68,9 @@ impl Reader {
             runtime: Handle::current(),
             limits: config.limits,
             epoch: config.epoch,
-            at_end: HashSet::new(),
-            last_delivery: Instant::now(),
-            silence_told: false,
+            outage_max: config.outage_max,
+            quiet_polls: 0,
+            told: HashMap::new(),
         }
     }
 
@@ -84,24 +84,27 @@ impl Reader {
     fn read(&mut self) -> Result<(), KafkaError> {
         while self.obey()? && !self.events.is_closed() {
             self.pause_and_resume()?;
-            match self.consumer.poll(POLL) {
-                None => self.tell_silence()?,
+            let before = Instant::now();
+            let polled = self.consumer.poll(POLL);
+            // An event that was handled inside the poll ends it early, and tells nothing of messages.
+            let quiet = polled.is_none() && before.elapsed() >= POLL;
+            self.quiet_polls = if quiet { self.quiet_polls.saturating_add(1) } else { 0 };
+            match polled {
+                None => self.tell_ends()?,
                 Some(Ok(message)) => {
                     let Some(permit) = permit(&mut self.lanes, &self.runtime, message.topic()) else {
                         return Ok(());
                     };
                     let delivery = self.decode(&message, permit);
                     drop(message);
-                    self.last_delivery = Instant::now();
-                    self.silence_told = false;
-                    self.at_end.remove(&delivery.partition.partition);
                     self.tell(SourceEvent::Delivery(Box::new(delivery)));
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    self.at_end.insert(partition);
-                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
                 Some(Err(error)) if is_fatal(&error) => return Err(error),
                 Some(Err(error)) => tracing::warn!(%error, "Kafka reports a problem; reading goes on"),
+            }
+            if self.consumer.context().outage() >= self.outage_max {
+                return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AllBrokersDown));
             }
         }
         Ok(())
@@ -151,13 +154,17 @@ impl Reader {
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition(&partition.topic, partition.partition);
         self.consumer.context().assign(&self.consumer, &list)?;
-        self.consumer.seek_partitions(list, SEEK_TIMEOUT)?;
+        let sought = self.consumer.seek_partitions(list, SEEK_TIMEOUT)?;
+        sought.elements().iter().try_for_each(|element| element.error())?;
         Ok(())
     }
 
     fn pause_and_resume(&mut self) -> Result<(), KafkaError> {
         let assigned = self.consumer.context().take_assigned();
-        self.silence_told &= !assigned;
+        if assigned {
+            self.quiet_polls = 0;
+            self.told.clear();
+        }
         for lane in &mut self.lanes {
             lane.next = lane
                 .next
@@ -200,22 +207,21 @@ impl Reader {
         }
     }
 
-    fn tell_silence(&mut self) -> Result<(), KafkaError> {
-        let paused = self.lanes.iter().any(|lane| lane.paused);
-        if paused || self.silence_told || self.last_delivery.elapsed() < SILENCE {
+    /// Tells how far partitions reach that have nothing more to read: control records bring no message.
+    fn tell_ends(&mut self) -> Result<(), KafkaError> {
+        if self.quiet_polls < QUIET_POLLS || self.lanes.iter().any(|lane| lane.paused) {
             return Ok(());
         }
         let assignment = self.consumer.assignment()?;
-        let elements = assignment.elements();
-        let at_end = elements
-            .iter()
-            .filter(|element| self.at_end.contains(&element.partition()));
-        let silent: Vec<_> = at_end
-            .map(|element| self.id(element.topic(), element.partition()))
-            .collect();
-        if !silent.is_empty() {
-            self.silence_told = silent.len() == elements.len();
-            self.tell(SourceEvent::Silent(silent));
+        for element in assignment.elements() {
+            let (topic, number) = (element.topic(), element.partition());
+            let Some(end) = self.consumer.context().end_of(topic, number) else {
+                continue;
+            };
+            let partition = self.id(topic, number);
+            if self.told.insert(partition.clone(), end) != Some(end) {
+                self.tell(SourceEvent::AtEnd(partition, end));
+            }
         }
         Ok(())
     }
@@ -244,14 +250,21 @@ fn permit(lanes: &mut [Lane], runtime: &Handle, topic: &str) -> Option<OwnedSema
 }
 
 fn is_fatal(error: &KafkaError) -> bool {
+    // With the reset and the truncation librdkafka stops fetching: messages that should be there are gone.
     use RDKafkaErrorCode::{
-        Authentication, GroupAuthorizationFailed, TopicAuthorizationFailed, UnknownTopicOrPartition,
+        Authentication, AutoOffsetReset, GroupAuthorizationFailed, LogTruncation, TopicAuthorizationFailed,
+        UnknownTopicOrPartition,
     };
     match error {
         KafkaError::MessageConsumptionFatal(_) => true,
         KafkaError::MessageConsumption(code) => matches!(
             code,
-            Authentication | GroupAuthorizationFailed | TopicAuthorizationFailed | UnknownTopicOrPartition
+            Authentication
+                | AutoOffsetReset
+                | GroupAuthorizationFailed
+                | LogTruncation
+                | TopicAuthorizationFailed
+                | UnknownTopicOrPartition
         ),
         _ => false,
     }

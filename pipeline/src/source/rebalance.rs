@@ -1,12 +1,15 @@
-//! The consumer's callbacks: they ask the run loop and wait for its answer.
+//! The consumer's callbacks: rebalances ask the run loop and wait for its answer, statistics are kept for the reader.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
+use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
@@ -20,6 +23,16 @@ pub(super) struct Context {
     epoch: u32,
     events: mpsc::Sender<SourceEvent>,
     assigned: AtomicBool,
+    statistics: Mutex<Seen>,
+}
+
+/// What librdkafka last said of itself.
+#[derive(Default)]
+struct Seen {
+    /// Where each partition's end was reached; since its last seek or assignment.
+    ends: HashMap<(String, i32), i64>,
+    /// Since when no broker has been up.
+    down_since: Option<Instant>,
 }
 
 impl Context {
@@ -28,12 +41,27 @@ impl Context {
             epoch,
             events,
             assigned: AtomicBool::new(false),
+            statistics: Mutex::default(),
         }
     }
 
     /// Whether partitions came since the last call; they come unpaused.
     pub(super) fn take_assigned(&self) -> bool {
         self.assigned.swap(false, Ordering::Relaxed)
+    }
+
+    /// The offset at which the partition's end was reached, if it was.
+    pub(super) fn end_of(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.seen().ends.get(&(topic.to_owned(), partition)).copied()
+    }
+
+    /// How long no broker has been up.
+    pub(super) fn outage(&self) -> Duration {
+        self.seen().down_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks where each partition starts and writes the answers into `list`.
@@ -88,6 +116,24 @@ impl ClientContext for Context {
     /// The poll returns the same errors, and the reader decides about them there.
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka");
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let mut seen = self.seen();
+        let up = statistics.brokers.values().any(|broker| broker.state == "UP");
+        seen.down_since = if up {
+            None
+        } else {
+            seen.down_since.or_else(|| Some(Instant::now()))
+        };
+        seen.ends = statistics
+            .topics
+            .into_iter()
+            .flat_map(|(topic, found)| {
+                let ends = found.partitions.into_iter().filter(|(_, found)| found.eof_offset >= 0);
+                ends.map(move |(partition, found)| ((topic.clone(), partition), found.eof_offset))
+            })
+            .collect();
     }
 }
 

@@ -21,6 +21,8 @@ use crate::sink::{StagedFile, Table};
 
 /// How often a commit is tried before the caller hears of it. With ten writers, four or five happen.
 const ATTEMPTS_MAX: u32 = 40;
+/// Replies lost before the caller hears of it, who knows how long to be patient.
+const OUTAGES_MAX: u32 = 2;
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 const ENGINE_INFO: &str = concat!("bitnet/", env!("CARGO_PKG_VERSION"));
 
@@ -57,21 +59,19 @@ impl Tables {
     /// repeated after any failure. Partitions whose intents do not fit are left out and returned.
     pub async fn commit(&self, table: Table, intents: &[Arc<Intent>]) -> Result<Vec<Stuck>, TableError> {
         let table = self.table(table);
-        let mut attempts = 1;
+        let (mut attempts, mut outages) = (1, 0);
         loop {
-            let failure = match table.attempt(intents.to_vec()).await {
+            match table.attempt(intents.to_vec()).await {
                 Ok(Attempt::Done(stuck)) => return Ok(stuck),
-                Ok(Attempt::Conflict) => TableError::Contended {
-                    url: table.url.clone(),
-                    attempts,
-                },
-                Err(error) if error.is_outage() => error,
+                Ok(Attempt::Conflict) if attempts == ATTEMPTS_MAX => {
+                    let url = table.url.clone();
+                    return Err(TableError::Contended { url, attempts });
+                }
+                Ok(Attempt::Conflict) => tracing::debug!(table = %table.url, attempts, "another writer came first"),
+                // The commit may have landed all the same: the next attempt looks.
+                Err(error) if error.is_outage() && outages < OUTAGES_MAX => outages += 1,
                 Err(error) => return Err(error),
-            };
-            if attempts == ATTEMPTS_MAX {
-                return Err(failure);
             }
-            tracing::debug!(table = %table.url, attempts, %failure, "commit not done yet");
             tokio::time::sleep(pause(attempts)).await;
             attempts += 1;
         }

@@ -64,7 +64,9 @@ impl World {
     /// Publishes bytes as they are.
     pub async fn publish(&self, partition: i32, payload: &[u8]) {
         let mut client = rdkafka::ClientConfig::new();
-        client.set("bootstrap.servers", self.broker.bootstrap_servers());
+        client
+            .set("bootstrap.servers", self.broker.bootstrap_servers())
+            .set("message.max.bytes", "10000000");
         let producer: FutureProducer = client.create().unwrap();
         let topic = self.settings.request_topic(ServiceTier::Batch);
         let record = FutureRecord::<[u8], _>::to(&topic)
@@ -87,19 +89,6 @@ impl World {
         run::run(parts, stopping, progress).await?;
         let done = *seen.borrow();
         Ok(done)
-    }
-
-    /// Runs a worker as a service and stops it after a while.
-    pub async fn serve(&self, worker: &str, time: Duration) -> Result<(), RunError> {
-        let parts = worker::parts(&self.settings_of(worker), false).await.unwrap();
-        let (progress, _seen) = watch::channel(Progress::default());
-        let (stop, stopping) = watch::channel(false);
-        tokio::spawn(async move {
-            tokio::time::sleep(time).await;
-            stop.send_replace(true);
-            stop.closed().await;
-        });
-        run::run(parts, stopping, progress).await
     }
 
     /// Both tables as any reader sees them, in the order of positions.
