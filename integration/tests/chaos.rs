@@ -245,11 +245,15 @@ impl Case {
             .all(|table| !self.objects(table, ".parquet").is_empty())
     }
 
-    /// Chunks sealed.
+    /// Chunks sealed: each is an object named by its first offset.
     fn intents(&self) -> usize {
+        let named_by_offset = |path: &&PathBuf| {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            name.chars().all(|c| c.is_ascii_digit())
+        };
         self.objects("eu/_intents", ".json")
             .iter()
-            .filter(|path| !path.ends_with("epoch.json"))
+            .filter(named_by_offset)
             .count()
     }
 
