@@ -1,7 +1,5 @@
 //! The cases: the shapes of microsoft/bitnet-b1.58-2B-4T.
 
-use std::time::{Duration, Instant};
-
 use kernels::activations::Activations;
 use kernels::float::{
     DenseMatrix, KvCache, KvShape, QuerySpan, Rope, add, argmax, attention, log_softmax, relu_squared, rms_norm, silu,
@@ -20,7 +18,7 @@ const HEAD: (usize, usize) = (128_256, 2560);
 /// Tokens in a batch.
 const TOKENS: [usize; 4] = [1, 8, 64, 512];
 /// The least time that one round of a case takes.
-const ROUND_MIN: Duration = Duration::from_millis(30);
+const ROUND_MIN_SECONDS: f64 = 0.03;
 
 /// Runs every case whose name contains what the options ask for, printing each as it is done.
 pub(crate) fn run(options: &Options) -> Vec<Measured> {
@@ -198,15 +196,15 @@ impl Bench<'_> {
     }
 
     fn measure(&self, name: String, unit: Unit, work: Work, mut run: impl FnMut()) -> Measured {
-        let mut rounds = Vec::new();
+        let (clock, mut rounds) = (self.options.clock, Vec::new());
         for round in 0..self.options.rounds {
-            let limits = unit.limits(&self.memory, round);
-            let (start, mut runs) = (Instant::now(), 0);
-            while runs == 0 || start.elapsed() < ROUND_MIN {
+            let limits = unit.limits(clock, &self.memory, round);
+            let (start, mut runs) = (clock.now(), 0);
+            while runs == 0 || clock.now() - start < ROUND_MIN_SECONDS {
                 run();
                 runs += 1;
             }
-            rounds.push((start.elapsed().as_secs_f64() / f64::from(runs), limits));
+            rounds.push(((clock.now() - start) / f64::from(runs), limits));
         }
         let measured = Measured::new(name, unit, work, &rounds);
         report::line(&measured);

@@ -2,9 +2,10 @@
 
 use std::arch::x86_64::*;
 use std::hint::black_box;
-use std::time::Instant;
 
 use rayon::prelude::*;
+
+use crate::clock::Clock;
 
 /// Bytes that are read to time memory; about what the weights of a 2B model take.
 pub(crate) const MEMORY_LEN: usize = 1 << 29;
@@ -37,12 +38,13 @@ impl Unit {
     }
 
     /// Measures both limits, memory on the `round`th quarter.
-    pub(crate) fn limits(self, memory: &[u64], round: usize) -> Limits {
+    pub(crate) fn limits(self, clock: Clock, memory: &[u64], round: usize) -> Limits {
         let quarter = memory.len() / 4;
-        let macs = peak(if self == Unit::Int8 { int8_loop() } else { f32_loop() });
+        let work = if self == Unit::Int8 { int8_loop() } else { f32_loop() };
+        let macs = peak(clock, work);
         Limits {
             macs,
-            bytes: read(&memory[round % 4 * quarter..][..quarter]),
+            bytes: read(clock, &memory[round % 4 * quarter..][..quarter]),
         }
     }
 }
@@ -55,22 +57,22 @@ pub(crate) fn memory() -> Vec<u64> {
 /// A loop of multiply-adds in registers: takes turns, returns the multiply-adds it did.
 type Loop = fn(u64) -> u64;
 
-fn peak(work: Loop) -> f64 {
+fn peak(clock: Clock, work: Loop) -> f64 {
     const TURNS: u64 = 1_000_000;
-    let start = Instant::now();
+    let start = clock.now();
     let done: u64 = rayon::broadcast(|_| work(black_box(TURNS))).into_iter().sum();
-    done as f64 / start.elapsed().as_secs_f64()
+    done as f64 / (clock.now() - start)
 }
 
-fn read(memory: &[u64]) -> f64 {
-    let start = Instant::now();
+fn read(clock: Clock, memory: &[u64]) -> f64 {
+    let start = clock.now();
     let chunks = memory.par_chunks(1 << 15);
     black_box(
         chunks
             .map(|chunk| chunk.iter().fold(0, |sum: u64, x| sum.wrapping_add(*x)))
             .reduce(|| 0, u64::wrapping_add),
     );
-    size_of_val(memory) as f64 / start.elapsed().as_secs_f64()
+    size_of_val(memory) as f64 / (clock.now() - start)
 }
 
 fn int8_loop() -> Loop {

@@ -59,7 +59,10 @@ impl Measured {
 
 /// Prints what the columns are.
 pub(crate) fn head(options: &Options) {
-    println!("{}, {} threads, kernel {}", cpu(), options.threads, options.kernel);
+    let Options {
+        threads, kernel, clock, ..
+    } = options;
+    println!("{}, {threads} threads, kernel {kernel}, {} time", cpu(), clock.name());
     println!("{:<44} {:>10} {:>9} {:>7}  of the limit", "", "ms", "GMAC/s", "GB/s");
 }
 
@@ -83,11 +86,13 @@ pub(crate) fn json(options: &Options, results: &[Measured]) -> String {
         .map_or(0, |time| time.as_secs());
     let cases: Vec<String> = results.iter().map(case).collect();
     format!(
-        "{{\n  \"cpu\": {:?}, \"threads\": {}, \"kernel\": \"{}\", \"rounds\": {}, \"unix_time\": {unix_time},\n  \
+        "{{\n  \"cpu\": {:?}, \"threads\": {}, \"kernel\": \"{}\", \"clock\": \"{}\", \"rounds\": {}, \
+         \"unix_time\": {unix_time},\n  \
          \"cases\": [\n{}\n  ]\n}}\n",
         cpu(),
         options.threads,
         options.kernel,
+        options.clock.name(),
         options.rounds,
         cases.join(",\n")
     )
