@@ -13,7 +13,7 @@ use super::avx512vnni::{GROUPS, finish, load_line, masked as operand};
 use super::{ROWS_STEP, Sums, Tile};
 use crate::activations::Activations;
 use crate::memory::{LINE_LEN, Line, WORDS, WordLine};
-use crate::ternary::TILE_LANES;
+use crate::ternary::{TILE_LANES, TILE_ROWS};
 
 /// Rows of a tile register.
 const ROWS: usize = 16;
@@ -46,28 +46,34 @@ thread_local! {
     static MASKED: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The products of a tile's rows with tokens that lie in rows, overwriting `sums`, padding included.
+/// Multiplies a tile with tokens that lie in rows, and calls `write(tokens, sums)` for every 32 of them.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn tile_sums(tile: Tile<'_>, activations: &Activations, tokens: Range<usize>, sums: &mut [Sums]) {
+pub(super) fn products(
+    tile: Tile<'_>,
+    activations: &Activations,
+    tokens: Range<usize>,
+    write: impl Fn(Range<usize>, &[Sums]),
+) {
+    let mut sums = [Sums([0; TILE_ROWS]); ROWS_STEP];
+    let steps = tokens.len().div_ceil(ROWS_STEP);
     MASKED.with_borrow_mut(|masked| {
         mask(tile.lines, masked);
         // SAFETY: the configuration is 64 valid bytes; tile registers are this thread's, and nobody else uses them.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly)) };
-        let steps = sums.len() / ROWS_STEP;
-        for (i, sums) in sums.chunks_exact_mut(ROWS_STEP).enumerate() {
-            let share = tile.with_share_of_ahead(i, i + 1, steps).ahead;
-            share
-                .iter()
-                .for_each(|line| _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()));
-            let first = tokens.start + i * ROWS_STEP;
-            multiply(masked, activations, first..tokens.end.min(first + ROWS_STEP), sums);
+        for (i, first) in tokens.clone().step_by(ROWS_STEP).enumerate() {
+            for line in tile.with_share_of_ahead(i, i + 1, steps).ahead {
+                _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast());
+            }
+            let tokens = first..tokens.end.min(first + ROWS_STEP);
+            multiply(masked, activations, tokens.clone(), &mut sums);
+            for (sums, token) in sums.iter_mut().zip(tokens.clone()) {
+                finish(sums, activations.sum(token));
+            }
+            write(tokens.clone(), &sums[..tokens.len()]);
         }
         // SAFETY: every sum has left its register.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     });
-    for (sums, token) in sums.iter_mut().zip(tokens) {
-        finish(sums, activations.sum(token));
-    }
 }
 
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]

@@ -20,7 +20,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::Kernel;
-use crate::activations::{Activations, Panel};
+use crate::activations::{Activations, PANEL_TOKENS_MAX, Panel};
 use crate::cpu::Pass;
 use crate::float::simd::Simd;
 use crate::memory::{Line, SharedRows};
@@ -142,21 +142,20 @@ fn sweep<T: Send>(
         }
     }
     let lines = |task: &Task| targets[task.matrix].0.tile(task.tile);
-    tasks
-        .par_iter()
-        .enumerate()
-        .for_each_init(Vec::new, |sums, (index, task)| {
-            let (weights, out) = &targets[task.matrix];
-            let tile = Tile {
-                lines: lines(task),
-                ahead: lines(tasks.get(index + 1).unwrap_or(task)),
-            };
-            task_sums(kernel, tile, activations, task.panels.clone(), sums);
-            let (width, first) = (activations.panel_width(), task.tile * TILE_ROWS);
-            let tokens = task.panels.start * width..tokens.min(task.panels.end * width);
-            let rows = first..weights.rows().min(first + TILE_ROWS);
+    tasks.par_iter().enumerate().for_each(|(index, task)| {
+        let (weights, out) = &targets[task.matrix];
+        let ahead = lines(tasks.get(index + 1).unwrap_or(task));
+        let first = task.tile * TILE_ROWS;
+        let rows = first..weights.rows().min(first + TILE_ROWS);
+        let tile = Tile {
+            lines: lines(task),
+            ahead,
+        };
+        products(kernel, tile, activations, task.panels.clone(), |tokens, sums| {
+            let rows = rows.clone();
             finish(weights, sums, Part { out, tokens, rows });
         });
+    });
 }
 
 /// The part of an output that a task writes.
@@ -193,19 +192,26 @@ fn panel_ranges(activations: &Activations) -> Vec<Range<usize>> {
         .collect()
 }
 
-/// The sums of one tile with the tokens of some panels, replacing `sums`. There may be more of them than tokens.
-fn task_sums(kernel: Kernel, tile: Tile<'_>, activations: &Activations, panels: Range<usize>, sums: &mut Vec<Sums>) {
-    let width = activations.panel_width();
-    sums.resize((panels.len() * width).next_multiple_of(ROWS_STEP), Sums([0; TILE_ROWS]));
+/// Multiplies one tile with the tokens of some panels, and hands on a few tokens at a time: what is written then goes to
+/// memory while the next ones are multiplied.
+fn products(
+    kernel: Kernel,
+    tile: Tile<'_>,
+    activations: &Activations,
+    panels: Range<usize>,
+    write: impl Fn(Range<usize>, &[Sums]),
+) {
     match kernel {
         // SAFETY: an `Amx` exists only if `detect` saw the features and got the permission.
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        Kernel::Amx(_) if activations.in_rows() => unsafe { amx::tile_sums(tile, activations, panels, sums) },
+        Kernel::Amx(_) if activations.in_rows() => unsafe { amx::products(tile, activations, panels, write) },
         _ => {
-            for (i, sums) in sums.chunks_mut(width).take(panels.len()).enumerate() {
-                let panel = activations.panel(panels.start + i);
-                let tile = tile.with_share_of_ahead(i, i + 1, panels.len());
-                tile_sums(kernel, tile, panel, &mut sums[..panel.width()]);
+            let mut sums = [Sums([0; TILE_ROWS]); PANEL_TOKENS_MAX];
+            for (i, index) in panels.clone().enumerate() {
+                let (panel, first) = (activations.panel(index), index * activations.panel_width());
+                let sums = &mut sums[..panel.width()];
+                tile_sums(kernel, tile.with_share_of_ahead(i, i + 1, panels.len()), panel, sums);
+                write(first..first + panel.width(), sums);
             }
         }
     }
