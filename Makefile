@@ -15,10 +15,11 @@ demo: ## Kafka message in, committed and billed rows out, on this machine alone
 test: stack ## Every test, those on a real broker and a real object store included
 	$(CARGO) test --release --locked --workspace
 
+# Documentation is for people who work on the code, so it shows private items, and public ones may link to them.
 check: ## Format, lints, documentation, and the rules of the code base
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --workspace --no-deps --lib --bins --examples
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' $(CARGO) doc --release --locked --workspace --no-deps --document-private-items --lib --bins --examples
 	$(CARGO) test --release --locked --workspace --test tidy
 
 golden-check: ## Compute the golden files again with transformers and compare (installs 6 GB)
