@@ -305,9 +305,9 @@ pub async fn run(
     if !matches!(ended, Err(RunError::EngineGone | RunError::SourceGone)) {
         this.release_all().await;
     }
-    let Loop { source, orders, .. } = this;
-    // The source must find nobody listening, or its last revocation would wait for us.
-    drop((events, orders));
+    // The source must find nobody listening and no answer outstanding, or its last callback would wait for us.
+    let source = this.into_source();
+    drop(events);
     blocking(|| {
         source.stop();
         worker.stop();
@@ -327,6 +327,11 @@ impl Origin {
 }
 
 impl Loop {
+    /// Drops everything but the source.
+    fn into_source(self) -> Source {
+        self.source
+    }
+
     async fn turn(
         &mut self,
         events: &mut mpsc::Receiver<SourceEvent>,
