@@ -66,13 +66,22 @@ fn peak(clock: Clock, work: Loop) -> f64 {
 
 fn read(clock: Clock, memory: &[u64]) -> f64 {
     let start = clock.now();
-    let chunks = memory.par_chunks(1 << 15);
-    black_box(
-        chunks
-            .map(|chunk| chunk.iter().fold(0, |sum: u64, x| sum.wrapping_add(*x)))
-            .reduce(|| 0, u64::wrapping_add),
-    );
+    let sums = memory.par_chunks(1 << 15).map(sum);
+    black_box(sums.reduce(|| 0, u64::wrapping_add));
     size_of_val(memory) as f64 / (clock.now() - start)
+}
+
+/// Adds everything up, fetching a page ahead: without that, memory reads slower than it can.
+fn sum(values: &[u64]) -> u64 {
+    let mut sums = [0u64; 8];
+    for line in values.as_chunks::<8>().0 {
+        // SAFETY: every x86-64 has SSE, and a prefetch of any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(512).cast()) };
+        for i in 0..8 {
+            sums[i] = sums[i].wrapping_add(line[i]);
+        }
+    }
+    sums.into_iter().fold(0, u64::wrapping_add)
 }
 
 fn int8_loop() -> Loop {

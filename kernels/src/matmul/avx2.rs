@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Sums, Tile, even_ranges};
+use super::{Sums, Tile, after, even_ranges};
 use crate::activations::Panel;
 use crate::memory::Line;
 use crate::ternary::{TILE_LANES, TILE_ROWS};
@@ -53,6 +53,7 @@ pub(super) fn tile_sums(tile: Tile<'_>, panel: Panel<'_>, sums: &mut [Sums]) {
 fn unpack(lines: &[Line], codes: &mut Codes) {
     let mask = _mm256_set1_epi8(3);
     for (i, line) in lines.iter().enumerate() {
+        _mm_prefetch::<_MM_HINT_T0>(after(line));
         for half in 0..HALVES {
             let mut packed = load(line, half);
             for codes in codes.iter_mut() {

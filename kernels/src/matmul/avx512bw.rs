@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Sums, Tile, even_ranges};
+use super::{Sums, Tile, after, even_ranges};
 use crate::activations::Panel;
 use crate::memory::Line;
 use crate::ternary::{TILE_LANES, TILE_ROWS};
@@ -51,6 +51,7 @@ pub(super) fn tile_sums(tile: Tile<'_>, panel: Panel<'_>, sums: &mut [Sums]) {
 #[target_feature(enable = "avx512f,avx512bw")]
 fn unpack(line: &Line, codes: &mut Codes) {
     let mask = _mm512_set1_epi8(3);
+    _mm_prefetch::<_MM_HINT_T0>(after(line));
     // SAFETY: a line is 64 bytes, aligned to 64.
     let mut packed = unsafe { _mm512_load_si512(std::ptr::from_ref(line).cast()) };
     for codes in &mut codes.0 {

@@ -10,7 +10,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Sums, Tile};
+use super::{Sums, Tile, after};
 use crate::activations::{PANEL_TOKENS_MAX, Panel};
 use crate::memory::Line;
 use crate::ternary::{COLS_MAX, TILE_LANES, TILE_ROWS};
@@ -77,6 +77,7 @@ fn one_token(tile: Tile<'_>, panel: Panel<'_>, sums: &mut Sums) {
     let (word_pairs, last_word) = words.as_chunks::<2>();
     for (lines, words) in pairs.iter().zip(word_pairs) {
         for half in 0..2 {
+            _mm_prefetch::<_MM_HINT_T0>(after(&lines[half]));
             multiply_all(&lines[half], words[half], &mut acc[half]);
         }
     }
@@ -106,6 +107,7 @@ fn tokens_of<const G: usize, const T: usize>(tile: Tile<'_>, panel: Panel<'_>, s
         let mut acc = [[_mm512_setzero_si512(); G]; T];
         for (line, words) in tile.lines.iter().zip(words) {
             _mm_prefetch::<_MM_HINT_T1>(ahead.next_line());
+            _mm_prefetch::<_MM_HINT_T0>(after(line));
             let line = load_line(line);
             let mut operands = [_mm512_setzero_si512(); G];
             for (g, operand) in operands.iter_mut().enumerate() {

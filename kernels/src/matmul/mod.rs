@@ -34,6 +34,10 @@ const TASK_ROWS_BYTES_MAX: usize = 1 << 20;
 /// Tokens that tile registers take at a time, a multiple of what a row layout is padded to.
 const ROWS_STEP: usize = 32;
 
+/// Lines between the one that is read and the one to fetch: 4 KB, the page at whose end the CPU's own fetching stops.
+#[cfg(target_arch = "x86_64")]
+const FETCH_LINES: usize = 64;
+
 /// One of the matrices that the same activations are multiplied with.
 #[derive(Debug)]
 pub struct Projection<'a> {
@@ -77,6 +81,13 @@ pub fn matmul_i32(kernel: Kernel, activations: &Activations, weights: &TernaryMa
 struct Tile<'a> {
     lines: &'a [Line],
     ahead: &'a [Line],
+}
+
+/// An address to prefetch while a line is read; not one to read from.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn after(line: &Line) -> *const i8 {
+    std::ptr::from_ref(line).wrapping_add(FETCH_LINES).cast()
 }
 
 /// The sums of a tile's rows with one token.
