@@ -50,7 +50,11 @@ impl Deployment {
         deployment.set("KAFKA__GROUP_ID", name);
         match protocol {
             GroupProtocol::Classic => deployment.set("KAFKA__SESSION_TIMEOUT", SESSION_TIMEOUT),
-            GroupProtocol::Consumer => deployment.set("KAFKA__PROPERTIES__GROUP_PROTOCOL", "consumer"),
+            GroupProtocol::Consumer => {
+                deployment.set("KAFKA__PROPERTIES__GROUP_PROTOCOL", "consumer");
+                // Of each lane a like share for every worker, as in docker-compose.yml.
+                deployment.set("KAFKA__PROPERTIES__GROUP_REMOTE_ASSIGNOR", "range");
+            }
         }
         deployment.set("WORKER__REGION", name);
         deployment.set("WORKER__RESIDENCY_ZONE", Self::ZONE);

@@ -206,6 +206,7 @@ impl Case {
     /// Small chunks and few batches in flight, so that a job takes many rounds through the store.
     fn new(name: &str, partitions: i32, documents: usize) -> Result<Case> {
         let mut deployment = Deployment::new(name, partitions, GroupProtocol::Classic)?;
+        deployment.set("WORKER__LANES", "standard");
         deployment.set("FLUSH__ROWS_MAX", "10");
         deployment.set("FLUSH__AGE_MAX", "200ms");
         deployment.set("KAFKA__IN_FLIGHT_MAX", "4");
