@@ -145,6 +145,32 @@ fn in_place(x: &[f32], work: impl FnOnce(&mut [f32])) -> Vec<u32> {
     out.into_iter().map(f32::to_bits).collect()
 }
 
+/// What one kernel quantized, every other can multiply, in whatever order the values lie.
+#[test]
+fn kernels_take_each_others_activations() {
+    let weights: Vec<i8> = (0..70 * 133)
+        .map(|i| (i * 31 + i / 7) % 3)
+        .map(|w| w as i8 - 1)
+        .collect();
+    let matrix = TernaryMatrix::from_weights(70, 133, 1.0, &weights).unwrap();
+    for tokens in [1, 12, 13, 40] {
+        let x: Vec<f32> = (0..tokens * 133).map(|i| ((i * 53) % 97) as f32 - 48.0).collect();
+        let products = |quantizer, multiplier| {
+            let (mut activations, mut sums) = (Activations::new(), vec![0; tokens * 70]);
+            activations.quantize(quantizer, &x, 133);
+            matmul_i32(multiplier, &activations, &matrix, &mut sums);
+            sums
+        };
+        let expected = products(Kernel::Scalar, Kernel::Scalar);
+        for (quantizer, multiplier) in Kernel::available().flat_map(|q| Kernel::available().map(move |m| (q, m))) {
+            assert!(
+                products(quantizer, multiplier) == expected,
+                "{quantizer}, {multiplier}, {tokens} tokens"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_matrix_without_rows_and_a_batch_without_tokens_do_nothing() {
     for (rows, tokens) in [(0, 3), (3, 0), (0, 0)] {

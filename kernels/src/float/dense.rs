@@ -283,6 +283,9 @@ impl<E: Element> Block<'_, E> {
             }
         }
         for (c, x) in x.by_ref().take(chunks).enumerate() {
+            for w in w_chunks {
+                simd.prefetch(w[c].as_ptr().wrapping_add(self.cols * M)); // the rows that come next
+            }
             step(simd, &x[state..], w_chunks.map(|w| &w[c]), &mut acc);
         }
         if let (Some(x), false) = (x.next(), rest.is_empty()) {

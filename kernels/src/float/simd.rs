@@ -27,6 +27,8 @@ pub(crate) trait Simd: Copy {
     fn load(self, values: &Lanes) -> Self::V;
     /// Sixteen bf16 values from memory, widened.
     fn load_bf16(self, bits: &[u16; LANES]) -> Self::V;
+    /// Asks for the cache line of an address, which need not be one to read from.
+    fn prefetch<T>(self, address: *const T);
     /// Sixteen values to memory.
     fn store(self, vector: Self::V, out: &mut Lanes);
     /// `a + b` in each lane.
@@ -72,6 +74,8 @@ impl Simd for Plain {
     fn load_bf16(self, bits: &[u16; LANES]) -> Lanes {
         bits.map(|bits| f32::from_bits(u32::from(bits) << 16))
     }
+
+    fn prefetch<T>(self, _: *const T) {}
 
     fn store(self, vector: Lanes, out: &mut Lanes) {
         *out = vector;
@@ -148,6 +152,12 @@ impl Simd for Avx512Bw {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(bits.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, address: *const T) {
+        // SAFETY: every x86-64 has SSE, and a prefetch of any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
 
     #[inline(always)]
@@ -261,6 +271,12 @@ impl Simd for Avx2 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
             ]
         }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, address: *const T) {
+        // SAFETY: every x86-64 has SSE, and a prefetch of any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
 
     #[inline(always)]
