@@ -31,6 +31,9 @@ const TASK_BYTES_MAX: usize = 1 << 18;
 /// The same for rows that tile registers load. They are multiplied so fast that the weights would not follow.
 const TASK_ROWS_BYTES_MAX: usize = 1 << 20;
 
+/// Tasks that there are at least for each thread, tokens permitting, so that they finish together.
+const TASKS_PER_THREAD: usize = 4;
+
 /// Tokens that tile registers take at a time, a multiple of what a row layout is padded to.
 const ROWS_STEP: usize = 32;
 
@@ -142,8 +145,9 @@ fn sweep<T: Send>(
         );
         targets.push((weights, SharedRows::new(out, weights.rows())));
     }
+    let tiles: usize = targets.iter().map(|(weights, _)| weights.tiles()).sum();
     let mut tasks = Vec::new();
-    for panels in panel_ranges(activations) {
+    for panels in panel_ranges(activations, tiles) {
         for (matrix, (weights, _)) in targets.iter().enumerate() {
             tasks.extend((0..weights.tiles()).map(|tile| Task {
                 matrix,
@@ -190,16 +194,20 @@ impl<'a, T> Part<'a, T> {
     }
 }
 
-/// The panels of each task.
-fn panel_ranges(activations: &Activations) -> Vec<Range<usize>> {
+/// The panels of each task: few enough for the cache, and for every thread to have some of the tasks.
+fn panel_ranges(activations: &Activations, tiles: usize) -> Vec<Range<usize>> {
+    let panels = activations.panels();
     let panel_bytes = (activations.stride() * activations.panel_width() * size_of::<i32>()).max(1);
+    let parts = (TASKS_PER_THREAD * rayon::current_num_threads()).div_ceil(tiles.max(1));
     if !activations.in_rows() {
-        return even_ranges(activations.panels(), (TASK_BYTES_MAX / panel_bytes).max(1)).collect();
+        let len_max = (TASK_BYTES_MAX / panel_bytes).min(panels.div_ceil(parts)).max(1);
+        return even_ranges(panels, len_max).collect();
     }
-    let step = (TASK_ROWS_BYTES_MAX / panel_bytes / ROWS_STEP).max(1) * ROWS_STEP;
-    (0..activations.tokens())
+    let len_max = (TASK_ROWS_BYTES_MAX / panel_bytes).min(panels.div_ceil(parts));
+    let step = (len_max / ROWS_STEP).max(1) * ROWS_STEP;
+    (0..panels)
         .step_by(step)
-        .map(|from| from..activations.tokens().min(from + step))
+        .map(|from| from..panels.min(from + step))
         .collect()
 }
 
