@@ -10,13 +10,16 @@
 
 use std::arch::x86_64::*;
 
-use super::{Sums, Tile, after};
+use super::{FETCH_LINES, Sums, Tile, after};
 use crate::activations::{PANEL_TOKENS_MAX, Panel};
 use crate::memory::Line;
 use crate::ternary::{COLS_MAX, TILE_LANES, TILE_ROWS};
 
 /// Groups of 16 rows in a tile.
 pub(super) const GROUPS: usize = TILE_ROWS / TILE_LANES;
+
+/// Streams in which one token reads a tile.
+const STREAMS: usize = 4;
 
 const _: () = assert!(170 * 128 * COLS_MAX < 1 << 31);
 
@@ -68,24 +71,30 @@ impl Fetcher {
     }
 }
 
-/// One token. Its four sums are kept twice, so that no multiplication waits for the one before.
+/// One token, which memory bounds. Each quarter of the tile is a stream with sums of its own: several streams come from
+/// memory faster than one, and no multiplication waits for the one before.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn one_token(tile: Tile<'_>, panel: Panel<'_>, sums: &mut Sums) {
-    let mut acc = [[_mm512_setzero_si512(); GROUPS]; 2];
-    let words = &panel.words[..tile.lines.len()];
-    let (pairs, last) = tile.lines.as_chunks::<2>();
-    let (word_pairs, last_word) = words.as_chunks::<2>();
-    for (lines, words) in pairs.iter().zip(word_pairs) {
-        for half in 0..2 {
-            _mm_prefetch::<_MM_HINT_T0>(after(&lines[half]));
-            multiply_all(&lines[half], words[half], &mut acc[half]);
+    let (len, quarter) = (tile.lines.len(), tile.lines.len() / STREAMS);
+    let words = &panel.words[..len];
+    let mut acc = [[_mm512_setzero_si512(); GROUPS]; STREAMS];
+    for k in 0..quarter {
+        // A page on in the same stream, or in that of the tile that follows in memory.
+        let fetch = FETCH_LINES + if k + FETCH_LINES < quarter { 0 } else { len - quarter };
+        for (stream, acc) in acc.iter_mut().enumerate() {
+            let line = &tile.lines[stream * quarter + k];
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).wrapping_add(fetch).cast());
+            multiply_all(line, words[stream * quarter + k], acc);
         }
     }
-    for (line, word) in last.iter().zip(last_word) {
+    for (line, word) in tile.lines.iter().zip(words).skip(STREAMS * quarter) {
         multiply_all(line, *word, &mut acc[0]);
     }
     for (group, out) in sums.groups().iter_mut().enumerate() {
-        store(out, _mm512_add_epi32(acc[0][group], acc[1][group]));
+        let total = acc
+            .iter()
+            .fold(_mm512_setzero_si512(), |total, acc| _mm512_add_epi32(total, acc[group]));
+        store(out, total);
     }
 }
 
