@@ -12,7 +12,6 @@ use schemas::ids::{CustomId, Position};
 use schemas::request::{self, Request, RequestBatch, ServiceTier};
 
 use crate::claim_check::{self, ClaimCheckError, ClaimCheckLimits, error_chain};
-use crate::committer::CommitError;
 use crate::models::{Models, ModelsError};
 use crate::store::Store;
 
@@ -72,9 +71,6 @@ pub enum AdmitError {
     /// The store is away; the same message may succeed later.
     #[error(transparent)]
     Outage(ClaimCheckError),
-    /// The store cannot take note that a message is tried.
-    #[error(transparent)]
-    Risk(CommitError),
 }
 
 impl Admission {

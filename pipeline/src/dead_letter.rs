@@ -24,6 +24,9 @@ pub const TOPIC: &str = "bitnet.dead-letters";
 /// The most that librdkafka allows.
 const MESSAGE_BYTES_MAX: &str = "1000000000";
 
+/// Longest `error` header, in characters.
+const ERROR_CHARS_MAX: usize = 4096;
+
 /// Sends dead letters.
 #[derive(Clone)]
 pub struct DeadLetters {
@@ -48,24 +51,24 @@ impl DeadLetters {
 
     /// Sends one and waits for the acknowledgement, for as long as `message.timeout.ms` allows.
     ///
-    /// A message that the broker takes no more, because headers have come to it, goes without its value.
+    /// A message that the broker takes no more, because headers have come to it, goes without key and value.
     ///
     /// # Errors
     /// When the broker did not acknowledge it.
     pub async fn send(&self, letter: &DeadLetter<'_>) -> Result<(), KafkaError> {
-        match self.send_value(letter, Some(&letter.message.payload)).await {
+        match self.send_value(letter, true).await {
             Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)) => {
-                self.send_value(letter, None).await
+                self.send_value(letter, false).await
             }
             sent => sent,
         }
     }
 
-    async fn send_value(&self, letter: &DeadLetter<'_>, value: Option<&[u8]>) -> Result<(), KafkaError> {
+    async fn send_value(&self, letter: &DeadLetter<'_>, whole: bool) -> Result<(), KafkaError> {
         let position = letter.position;
         let mut headers = vec![
             ("schema", SCHEMA.to_owned()),
-            ("error", letter.error.to_owned()),
+            ("error", letter.error.chars().take(ERROR_CHARS_MAX).collect()),
             ("topic", position.topic.clone()),
             ("epoch", position.epoch.to_string()),
             ("partition", position.partition.to_string()),
@@ -74,7 +77,7 @@ impl DeadLetters {
             ("worker_id", self.worker_id.clone()),
             ("failed_at", letter.failed_at.to_string()),
         ];
-        if value.is_none() {
+        if !whole {
             headers.push(("omitted_bytes", letter.message.payload.len().to_string()));
             headers.push(("omitted_sha256", hex::encode(Sha256::digest(&letter.message.payload))));
         }
@@ -86,8 +89,10 @@ impl DeadLetters {
             });
         }
         let mut record = FutureRecord::to(TOPIC).headers(owned);
-        record.payload = value;
-        record.key = letter.message.key.as_deref();
+        if whole {
+            record.payload = Some(&letter.message.payload);
+            record.key = letter.message.key.as_deref();
+        }
         let sent = self.producer.send(record, Duration::ZERO).await;
         sent.map(|_| ()).map_err(|(error, _)| error)
     }

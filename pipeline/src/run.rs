@@ -37,7 +37,7 @@ use crate::settle::Settler;
 use crate::source::{Connected, PartitionEnds, Raw, Source, SourceConfig, SourceError, SourceEvent};
 use crate::worker::{News, Order, Worker};
 use assignment::RecoveryDone;
-use careful::Careful;
+use careful::{Careful, NoteDone};
 
 /// How often deadlines, ages and budgets are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -212,6 +212,9 @@ struct Loop {
     ledger: Ledger,
     /// Partitions of which nothing was taken apart yet.
     untried: BTreeSet<PartitionId>,
+    /// What waits for the note that it is tried.
+    noting: BTreeMap<PartitionId, Vec<Unread>>,
+    notes: JoinSet<NoteDone>,
     careful: BTreeMap<PartitionId, Careful>,
     unread: BTreeMap<ServiceTier, VecDeque<Unread>>,
     admissions: JoinSet<(Origin, Result<Admitted, AdmitError>)>,
@@ -280,6 +283,8 @@ pub async fn run(
         recoveries: JoinSet::new(),
         ledger: Ledger::default(),
         untried: BTreeSet::new(),
+        noting: BTreeMap::new(),
+        notes: JoinSet::new(),
         careful: BTreeMap::new(),
         unread: BTreeMap::new(),
         admissions: JoinSet::new(),
@@ -355,6 +360,7 @@ impl Loop {
                     let permit = permit.map_err(|_| RunError::EngineGone)?;
                     permit.send(self.outbox.pop_front().expect("the branch is guarded"));
                 }
+                Some(done) = self.notes.join_next() => self.on_noted(done.expect("noting does not panic"))?,
                 Some(done) = self.admissions.join_next() => {
                     let (origin, admitted) = done.expect("admission does not panic");
                     self.on_admitted(origin, admitted)?;

@@ -15,7 +15,7 @@ impl Loop {
     pub(super) fn start_recoveries(&mut self) {
         for assignment in std::mem::take(&mut self.assignments) {
             let mut partitions = assignment.partitions.iter().map(|ends| &ends.partition);
-            if partitions.any(|partition| self.in_commit.contains_key(partition)) {
+            if !self.releases.is_empty() || partitions.any(|partition| self.in_commit.contains_key(partition)) {
                 self.assignments.push(assignment);
                 continue;
             }

@@ -3,9 +3,12 @@
 //! Only one such partition works at a time, so that an innocent one is not blamed for its neighbour.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
-use super::{Loop, Unread};
+use super::patience::patiently;
+use super::{Loop, RunError, Unread};
 use crate::chunk::PartitionId;
+use crate::committer::CommitError;
 
 /// From so many deaths on, a partition is taken carefully; chance and operators kill workers too.
 const CAREFUL_FROM: u32 = 2;
@@ -15,6 +18,9 @@ const MESSAGES_FIRST: usize = 16;
 const DEAD_LETTER_FROM: u32 = 9;
 /// Offsets after which a partition that goes well is trusted again.
 const TRUST_AFTER: i64 = 64;
+
+/// A partition whose note is taken, or why not.
+pub(super) type NoteDone = (PartitionId, Result<(), CommitError>);
 
 /// A partition that is taken carefully.
 pub(super) struct Careful {
@@ -84,10 +90,33 @@ impl Loop {
         }
     }
 
+    /// Lets a message go on to admission, once it is noted that it may be this worker's death.
     fn queue(&mut self, unread: Unread) {
-        self.unread
-            .entry(unread.batch.service_tier)
-            .or_default()
-            .push_back(unread);
+        let partition = unread.origin.partition();
+        if self.untried.remove(&partition) {
+            let committer = self.committer.clone();
+            let give_up = Instant::now() + self.limits.outage_max;
+            self.noting.insert(partition.clone(), vec![unread]);
+            self.notes.spawn(async move {
+                let noted = patiently(give_up, CommitError::is_transient, || committer.risk(&partition)).await;
+                (partition, noted)
+            });
+        } else if let Some(waiting) = self.noting.get_mut(&partition) {
+            waiting.push(unread);
+        } else {
+            self.unread
+                .entry(unread.batch.service_tier)
+                .or_default()
+                .push_back(unread);
+        }
+    }
+
+    /// The note is taken: its partition's messages go on.
+    pub(super) fn on_noted(&mut self, (partition, noted): NoteDone) -> Result<(), RunError> {
+        noted.map_err(RunError::Commit)?;
+        for unread in self.noting.remove(&partition).into_iter().flatten() {
+            self.queue(unread);
+        }
+        Ok(())
     }
 }

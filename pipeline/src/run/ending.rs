@@ -71,6 +71,7 @@ impl Loop {
         self.ledger.release(partition);
         self.careful.remove(partition);
         self.untried.remove(partition);
+        self.noting.remove(partition);
         self.forget_dropped();
     }
 

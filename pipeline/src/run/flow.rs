@@ -13,7 +13,6 @@ use super::patience::patiently;
 use super::{Assignment, Loop, Origin, Revocation, RunError, Running, Unread};
 use crate::admit::{Admission, AdmitError, Admitted, Context, Verdict, priority_of};
 use crate::chunk::PartitionId;
-use crate::committer::{CommitError, Committer};
 use crate::dead_letter::DeadLetter;
 use crate::ledger::SlotId;
 use crate::settle::End;
@@ -72,9 +71,13 @@ impl Loop {
             raw,
             permit,
         } = delivery;
-        let beyond = self.limits.drain && self.ends.get(&partition).is_none_or(|&end| offset >= end);
-        if beyond || self.stop_by.is_some() {
+        if self.stop_by.is_some() {
             return;
+        }
+        let end = self.ends.get(&partition).copied().unwrap_or(0);
+        if self.limits.drain && offset >= end {
+            // Messages come in order: before this one there is none left that we want.
+            return self.ledger.skip_to(&partition, end, Instant::now());
         }
         let Some(slot) = self.ledger.reserve(&partition, offset, permit) else {
             return;
@@ -148,15 +151,9 @@ impl Loop {
                 return;
             };
             if self.ledger.holds(next.origin.slot) {
-                let partition = next.origin.partition();
-                // The first message since the partition came: from here on it may kill us.
-                let risk = self
-                    .untried
-                    .remove(&partition)
-                    .then(|| (self.committer.clone(), partition));
                 let admission = self.admission.clone();
                 let give_up = Instant::now() + self.limits.outage_max;
-                self.admissions.spawn(admit(admission, next, risk, give_up));
+                self.admissions.spawn(admit(admission, next, give_up));
             }
         }
     }
@@ -177,7 +174,6 @@ impl Loop {
                     source,
                 });
             }
-            Err(AdmitError::Risk(error)) => return Err(RunError::Commit(error)),
             Err(AdmitError::DeadLetter(error)) => {
                 self.send_dead_letter(origin, error.to_string(), 1);
                 return Ok(());
@@ -323,18 +319,8 @@ impl Loop {
 }
 
 /// Admits one message, trying again while the store is away.
-async fn admit(
-    admission: Admission,
-    read: Unread,
-    risk: Option<(Arc<Committer>, PartitionId)>,
-    give_up: Instant,
-) -> (Origin, Result<Admitted, AdmitError>) {
+async fn admit(admission: Admission, read: Unread, give_up: Instant) -> (Origin, Result<Admitted, AdmitError>) {
     let Unread { origin, batch, repeats } = read;
-    if let Some((committer, partition)) = risk
-        && let Err(error) = patiently(give_up, CommitError::is_transient, || committer.risk(&partition)).await
-    {
-        return (origin, Err(AdmitError::Risk(error)));
-    }
     // Only a claim check can meet an outage, and it is small to keep.
     let again = batch.input.is_some().then(|| batch.clone());
     let mut first = Some(batch);

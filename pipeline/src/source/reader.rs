@@ -19,8 +19,8 @@ use crate::chunk::PartitionId;
 
 /// How long one poll waits for a message.
 const POLL: Duration = Duration::from_millis(50);
-/// Empty polls, each waited out, before ends are believed: longer than statistics are old.
-const QUIET_POLLS: u32 = 40;
+/// Empty polls, each waited out, before ends are believed: five seconds, and statistics are two seconds old at most.
+const QUIET_POLLS: u32 = 100;
 /// How long a seek may take.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -37,6 +37,8 @@ pub(super) struct Reader {
     quiet_polls: u32,
     /// Ends that the loop knows.
     told: HashMap<PartitionId, i64>,
+    /// Partitions came since the lanes were last paused; they come unpaused, whatever their lane is.
+    came_unpaused: bool,
 }
 
 /// A topic with its share of the permits; paused while it has none.
@@ -71,6 +73,7 @@ impl Reader {
             outage_max: config.outage_max,
             quiet_polls: 0,
             told: HashMap::new(),
+            came_unpaused: false,
         }
     }
 
@@ -89,6 +92,11 @@ impl Reader {
             // An event that was handled inside the poll ends it early, and tells nothing of messages.
             let quiet = polled.is_none() && before.elapsed() >= POLL;
             self.quiet_polls = if quiet { self.quiet_polls.saturating_add(1) } else { 0 };
+            if self.consumer.context().take_assigned() {
+                self.came_unpaused = true;
+                self.quiet_polls = 0;
+                self.told.clear();
+            }
             match polled {
                 None => self.tell_ends()?,
                 Some(Ok(message)) => {
@@ -160,19 +168,15 @@ impl Reader {
     }
 
     fn pause_and_resume(&mut self) -> Result<(), KafkaError> {
-        let assigned = self.consumer.context().take_assigned();
-        if assigned {
-            self.quiet_polls = 0;
-            self.told.clear();
-        }
+        let came_unpaused = std::mem::take(&mut self.came_unpaused);
+        let mut moved = false;
         for lane in &mut self.lanes {
             lane.next = lane
                 .next
                 .take()
                 .or_else(|| lane.permits.clone().try_acquire_owned().ok());
             let pause = lane.next.is_none();
-            // Partitions come unpaused, whatever their lane is.
-            if pause == lane.paused && !(pause && assigned) {
+            if pause == lane.paused && !(pause && came_unpaused) {
                 continue;
             }
             let assignment = self.consumer.assignment()?;
@@ -181,11 +185,17 @@ impl Reader {
                 partitions.add_partition(&lane.topic, element.partition());
             }
             if pause {
-                self.consumer.pause(&partitions)?
+                self.consumer.pause(&partitions)?;
             } else {
-                self.consumer.resume(&partitions)?
+                self.consumer.resume(&partitions)?;
             }
             lane.paused = pause;
+            moved = true;
+        }
+        // What statistics said of ends was of another position.
+        if moved {
+            self.quiet_polls = 0;
+            self.told.clear();
         }
         Ok(())
     }

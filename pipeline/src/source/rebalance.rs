@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
-use rdkafka::statistics::Statistics;
+use rdkafka::statistics::{Partition, Statistics};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
@@ -82,6 +82,8 @@ impl Context {
         for (mut element, start) in list.elements().into_iter().zip(starts) {
             element.set_offset(Offset::Offset(start))?;
         }
+        // Ends of an earlier stay say nothing about this one.
+        self.seen().ends.clear();
         self.assigned.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -130,7 +132,9 @@ impl ClientContext for Context {
             .topics
             .into_iter()
             .flat_map(|(topic, found)| {
-                let ends = found.partitions.into_iter().filter(|(_, found)| found.eof_offset >= 0);
+                // Of a partition that is not being fetched the figures are old.
+                let fetched = |found: &Partition| found.fetch_state == "active" && found.eof_offset >= 0;
+                let ends = found.partitions.into_iter().filter(move |(_, found)| fetched(found));
                 ends.map(move |(partition, found)| ((topic.clone(), partition), found.eof_offset))
             })
             .collect();
