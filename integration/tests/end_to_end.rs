@@ -248,3 +248,24 @@ fn key(job: &str, document: &Document) -> String {
 fn answers_of(job: &str, documents: &[Document]) -> impl Iterator<Item = (String, String)> {
     documents.iter().map(move |one| (key(job, one), one.expected.clone()))
 }
+
+/// A transaction's marker takes an offset of its own and brings no message: the partition's end is never a message's.
+#[test]
+fn topic_of_a_transactional_producer_is_drained_to_its_end_by_two_workers() -> Result<()> {
+    let kafka = Kafka::shared();
+    let deployment = Deployment::new("e2e-transactions", 2, GroupProtocol::Classic)?;
+    let documents = messages::documents(20)?;
+    let job = messages::job("acme", "transactional", &documents, 5)?;
+    kafka.produce_in_transactions(&deployment.topic(), &job)?;
+    let drain = ["--drain"];
+    let mut workers = [
+        deployment.start_worker("worker-1", &drain)?,
+        deployment.start_worker("worker-2", &drain)?,
+    ];
+    for worker in &mut workers {
+        ensure!(worker.wait(SCORED_MAX)? == 0, "drain failed:\n{}", worker.log_end());
+    }
+    let summary = readers::read_with_both(&deployment.bucket)?;
+    summary.assert_exactly_once(&[("ok", documents.len() as u64)]);
+    deployment.drain("worker-3", STOPPED_MAX)
+}

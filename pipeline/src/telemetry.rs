@@ -17,7 +17,7 @@ impl Audience {
             // librdkafka repeats every refused connection, the kernel every table that is not there yet;
             // the command says it once.
             Audience::Person => "warn,librdkafka=off,rdkafka=off,delta_kernel=off",
-            Audience::Operator => "info,librdkafka=warn,delta_kernel=warn,object_store=warn",
+            Audience::Operator => "info,librdkafka=warn,delta_kernel=off,object_store=warn",
         }
     }
 }

@@ -13,7 +13,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message as _;
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::process::output_of;
@@ -164,6 +164,29 @@ impl Kafka {
             key: key.to_vec(),
             payload: payload.to_vec(),
         })
+    }
+
+    /// Sends each message in a transaction of its own, every other one aborted first.
+    pub fn produce_in_transactions(&self, topic: &str, messages: &[(String, String)]) -> Result<()> {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", self.bootstrap())
+            .set("transactional.id", topic)
+            .create()?;
+        producer.init_transactions(REPLY_MAX)?;
+        for (at, (key, payload)) in messages.iter().enumerate() {
+            let tries = if at % 2 == 0 { 2 } else { 1 };
+            for attempt in (0..tries).rev() {
+                producer.begin_transaction()?;
+                let record = BaseRecord::to(topic).key(key).payload(payload);
+                producer.send(record).map_err(|(error, _)| error)?;
+                producer.flush(REPLY_MAX)?;
+                match attempt {
+                    0 => producer.commit_transaction(REPLY_MAX)?,
+                    _ => producer.abort_transaction(REPLY_MAX)?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Every message of a topic from its first to its last one now, partition by partition.
