@@ -35,6 +35,14 @@ async fn start(settings: Settings, drain: bool) -> Running {
 }
 
 async fn publish_job(world: &World) {
+    publish(world, "job").await;
+}
+
+async fn publish_more(world: &World) {
+    publish(world, "more").await;
+}
+
+async fn publish(world: &World, job: &str) {
     for seq in 0..BATCHES {
         let prompts: Vec<_> = (0..ROWS)
             .map(|row| {
@@ -48,7 +56,7 @@ async fn publish_job(world: &World) {
             .iter()
             .map(|(id, prompt)| (id.as_str(), prompt.as_str()))
             .collect();
-        world.publish_batch(seq as i32 % PARTITIONS, "job", seq, &prompts).await;
+        world.publish_batch(seq as i32 % PARTITIONS, job, seq, &prompts).await;
     }
 }
 
@@ -112,4 +120,30 @@ async fn second_member_takes_its_share_while_the_first_runs() {
         worker.ended.await.unwrap().unwrap();
     }
     assert_exactly_once(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partition_that_went_away_and_comes_back_is_read_on() {
+    let world = World::new(PARTITIONS);
+    let first = start(world.settings_of("first"), false).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    publish_job(&world).await;
+    let second = start(world.settings_of("second"), false).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    second.ended.abort();
+    publish_more(&world).await;
+    let progress = first.progress.clone();
+    tokio::time::timeout(Duration::from_secs(40), async {
+        loop {
+            let (results, _) = world.rows().await;
+            if results.len() == 2 * (BATCHES * ROWS) as usize {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("stuck at {:?}", progress.borrow()));
+    first.stop.send_replace(true);
+    first.ended.await.unwrap().unwrap();
 }
