@@ -146,4 +146,13 @@ async fn partition_that_went_away_and_comes_back_is_read_on() {
     .unwrap_or_else(|_| panic!("stuck at {:?}", progress.borrow()));
     first.stop.send_replace(true);
     first.ended.await.unwrap().unwrap();
+    let (results, billing) = world.rows().await;
+    let places: BTreeSet<_> = results
+        .iter()
+        .map(|row| (row.position.clone(), row.batch_index))
+        .collect();
+    let events: BTreeSet<_> = billing.iter().map(|event| event.event_id).collect();
+    let expected = 2 * (BATCHES * ROWS) as usize;
+    assert_eq!((results.len(), places.len()), (expected, expected));
+    assert_eq!((billing.len(), events.len()), (expected, expected));
 }
