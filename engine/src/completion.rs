@@ -23,7 +23,7 @@ pub struct Completion {
 pub struct Usage {
     /// Tokens of the prompt, special tokens included; for a score, every choice's tokens too.
     pub input_tokens: usize,
-    /// Those of them that were found in the prefix cache.
+    /// Those of them that are billed as cached, see [`count_cached`](crate::count_cached).
     pub cached_tokens: usize,
     /// Tokens written, the one that ended the text included.
     pub output_tokens: usize,

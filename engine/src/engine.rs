@@ -11,8 +11,9 @@ use crate::completion::Completion;
 use crate::job::{Job, JobId, Priority, RequestError};
 use crate::kv_cache::BlockPool;
 use crate::model::{Model, Workspace};
+use crate::prefix::prefix_hashes;
 use crate::sampler::Sampler;
-use crate::scheduler::{Grant, Limits, Scheduler};
+use crate::scheduler::{Grant, Limits, Prefix, Scheduler};
 use crate::sequence::Sequence;
 
 /// Rows that the LM head takes at once, at least and at most: many share one pass over its weights, and their logits
@@ -22,6 +23,8 @@ const SEQUENCES_MAX: usize = 1 << 14;
 const TOKENS_PER_STEP_MAX: usize = 1 << 16;
 const BLOCK_LEN_MAX: usize = 1 << 12;
 const THREADS_MAX: usize = 1024;
+/// Tokens of work that arrive later and still go first, for each step in priority.
+const AGEING_TOKENS: u64 = 1 << 20;
 
 /// Bounds of an engine; everything they name is allocated once, by [`Engine::new`].
 #[derive(Clone, Debug)]
@@ -100,6 +103,8 @@ pub struct StepReport {
     pub sequences: usize,
     /// Jobs pushed back into the queue because others needed their blocks.
     pub preempted: usize,
+    /// Tokens of prompts that were found in the KV cache instead of computed.
+    pub cached: usize,
 }
 
 /// One model, its KV cache and the jobs in flight. `step` does no IO and never blocks on anything but arithmetic.
@@ -149,6 +154,7 @@ impl Engine {
         let limits = Limits {
             tokens_per_step_max,
             sequences_max,
+            ageing_tokens: AGEING_TOKENS,
         };
         let scheduler = Scheduler::new(limits, BlockPool::new(shape.blocks, shape.block_len));
         let head_rows = sequences_max.clamp(HEAD_ROWS.0, HEAD_ROWS.1);
@@ -201,8 +207,13 @@ impl Engine {
                 format!("job {} is already in the engine; choose another id", id.0),
             );
         }
+        let (block_len, last) = (self.cache.shape().block_len, job.prompt.len() - 1);
+        let prefix = Prefix {
+            names: prefix_hashes(&job.prompt[..last], block_len).collect(), // the last one is computed in any case
+            reusable: job.wanted_from() / block_len,
+        };
         let sequence = Sequence::new(job);
-        self.scheduler.submit(id, priority, sequence.tokens().len());
+        self.scheduler.submit(id, priority, sequence.tokens().len(), prefix);
         self.sequences.insert(id, sequence);
         Ok(())
     }
@@ -218,9 +229,10 @@ impl Engine {
         let mut plan = self.scheduler.plan();
         let mut report = StepReport {
             events: Vec::new(),
-            tokens: plan.grants.iter().map(|grant| grant.len).sum(),
+            tokens: plan.tokens(),
             sequences: plan.grants.len(),
             preempted: plan.preempted,
+            cached: plan.cached,
         };
         if plan.grants.is_empty() {
             return report;

@@ -76,9 +76,28 @@ impl fmt::Display for Endpoint {
 pub struct Job {
     pub(crate) prompt: Vec<u32>,
     pub(crate) work: Work,
+    /// Those of the prompt that are billed as cached.
+    pub(crate) cached_tokens: usize,
 }
 
 impl Job {
+    pub(crate) fn new(prompt: Vec<u32>, work: Work) -> Job {
+        Job {
+            prompt,
+            work,
+            cached_tokens: 0,
+        }
+    }
+
+    /// The first position whose result is wanted: those before it need no computing if their keys and values are known.
+    pub(crate) fn wanted_from(&self) -> usize {
+        match &self.work {
+            Work::Generate(task) if task.echo.is_some() && task.top_logprobs.is_some() => 0,
+            Work::Embed(Pooling::Mean) => 0,
+            _ => self.prompt.len() - 1,
+        }
+    }
+
     /// Tokens that the request brings along: the prompt, and for a score every continuation.
     pub fn input_tokens(&self) -> usize {
         let continuations = match &self.work {

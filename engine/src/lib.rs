@@ -17,6 +17,7 @@ mod request;
 mod job;
 mod engine;
 mod scheduler;
+mod prefix;
 mod kv_cache;
 mod sequence;
 mod batch;
@@ -27,6 +28,7 @@ pub use crate::completion::{Completion, FinishReason, Usage};
 pub use crate::engine::{Engine, EngineError, EngineSettings, Event, StepReport};
 pub use crate::job::{Endpoint, Job, JobId, Priority, RequestError};
 pub use crate::model::{LoadError, LoadOptions, Model};
+pub use crate::prefix::count_cached;
 
 /// The names of the instruction sets that this CPU can compute with, slowest first.
 pub fn kernel_names() -> Vec<&'static str> {

@@ -4,7 +4,7 @@
 //! exactly once, however often a position is computed: after preemption the wanted position has not moved.
 
 use crate::completion::{Completion, Detail, FinishReason, ScoredChoice, TokenLogprob, Usage};
-use crate::job::{Generate, Job, Pooling, Score, Work};
+use crate::job::{Generate, Job, Score, Work};
 use crate::model::Model;
 use crate::sampler::{Sampler, top};
 use crate::tokenizer::Detokenizer;
@@ -50,29 +50,18 @@ impl Sequence {
     pub(crate) fn new(job: Job) -> Sequence {
         let usage = Usage {
             input_tokens: job.input_tokens(),
+            cached_tokens: job.cached_tokens,
             ..Usage::default()
         };
-        let last = job.prompt.len() - 1;
-        let (wanted_from, progress) = match job.work {
-            Work::Generate(task) => {
-                let echoed = task.echo.is_some() && task.top_logprobs.is_some();
-                (
-                    if echoed { 0 } else { last },
-                    Progress::Generate(Box::new(Writing::new(*task))),
-                )
-            }
-            Work::Embed(pooling) => {
-                let first = if pooling == Pooling::Last { last } else { 0 };
-                (first, Progress::Embed { sum: Vec::new() })
-            }
-            Work::Score(task) => (
-                last,
-                Progress::Score(Scoring {
-                    task,
-                    rated: Vec::new(),
-                    current: None,
-                }),
-            ),
+        let wanted_from = job.wanted_from();
+        let progress = match job.work {
+            Work::Generate(task) => Progress::Generate(Box::new(Writing::new(*task))),
+            Work::Embed(_) => Progress::Embed { sum: Vec::new() },
+            Work::Score(task) => Progress::Score(Scoring {
+                task,
+                rated: Vec::new(),
+                current: None,
+            }),
         };
         Sequence {
             prompt_len: job.prompt.len(),

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use engine::{
     Completion, Endpoint, Engine, EngineError, EngineSettings, Event, FinishReason, Job, JobId, LoadOptions, Model,
-    Priority,
+    Priority, count_cached,
 };
 use serde_json::{Value, json};
 
@@ -265,4 +265,57 @@ fn a_score_rates_each_choice_and_names_the_likeliest() {
         .sum();
     assert_eq!(done.usage.input_tokens as u64, 11 + tokens);
     assert_eq!(done.usage.output_tokens, 0);
+}
+
+#[test]
+fn a_shared_beginning_is_computed_once_and_billed_as_its_group_says() {
+    let system =
+        "Answer with the section of the Debian archive that the package belongs to, and nothing else. ".repeat(3);
+    let prompt = |n: usize| json!({ "prompt": format!("{system}Package: gcc-{n}\nSection:"), "max_tokens": 2 });
+    let echo = json!({ "prompt": system, "max_tokens": 0, "echo": true, "logprobs": 0 });
+    let group = || -> Vec<Job> {
+        let bodies = [prompt(1), prompt(2), echo.clone(), prompt(1)];
+        bodies
+            .into_iter()
+            .map(|body| job(Endpoint::Completions, body))
+            .collect()
+    };
+    let run = |engine: &mut Engine, jobs: Vec<Job>| {
+        let whole: usize = jobs.iter().map(Job::input_tokens).sum();
+        for (id, job) in (0..).zip(jobs) {
+            engine.submit(JobId(id), job, Priority::Bulk).unwrap();
+        }
+        let first = engine.step();
+        assert_eq!(first.tokens + first.cached, whole, "all prompts fit one step");
+        let mut ended: Vec<(u64, usize)> = [first.events, drain(engine)]
+            .concat()
+            .into_iter()
+            .filter_map(|event| match event {
+                Event::Finished(id, completion) => Some((id.0, completion.usage.cached_tokens)),
+                Event::FirstToken(_) => None,
+            })
+            .collect();
+        ended.sort_unstable();
+        (
+            first.cached,
+            ended.into_iter().map(|(_, billed)| billed).collect::<Vec<_>>(),
+        )
+    };
+    let mut engine = engine(|settings| settings.tokens_per_step_max = 4096);
+    let mut jobs = group();
+    let alike = json!({ "prompt": format!("{system}Package: gcc-") });
+    let shared = job(Endpoint::Completions, alike).input_tokens() / 16 * 16;
+    let again = (jobs[0].input_tokens() - 1) / 16 * 16;
+    count_cached(&mut jobs);
+    let (cold, billed) = run(&mut engine, jobs.clone());
+    assert!(shared >= 48 && again >= shared);
+    assert_eq!((cold, &billed[..]), (shared + again, &[0, shared, 0, again][..]));
+    let (warm, billed_warm) = run(&mut engine, jobs);
+    assert!(warm > cold, "the engine remembers");
+    assert_eq!(billed_warm, billed, "and the bill does not");
+    assert_eq!(
+        run(&mut engine, group()).1,
+        [0; 4],
+        "alone, nothing is billed as cached"
+    );
 }

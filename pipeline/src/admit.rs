@@ -118,7 +118,7 @@ impl Admission {
         let refused = self.refusal_of_all(&batch);
         let expired = batch.deadline.is_some_and(|deadline| deadline <= now);
         let mut names = HashSet::new();
-        let rows = requests
+        let mut rows: Vec<(CustomId, Verdict)> = requests
             .into_iter()
             .map(|Request { custom_id, body }| {
                 let verdict = if let Some(offset) = repeats {
@@ -137,6 +137,10 @@ impl Admission {
                 (custom_id, verdict)
             })
             .collect();
+        engine::count_cached(rows.iter_mut().filter_map(|(_, verdict)| match verdict {
+            Verdict::Run(job) => Some(&mut **job),
+            _ => None,
+        }));
         let context = Context {
             batch,
             position,

@@ -68,10 +68,7 @@ impl Reader<'_> {
             echo: echo.then(|| text.unwrap_or_else(|| self.tokenizer.decode(&prompt))),
             sampling: sampling::read(fields, self.vocabulary, request_key)?,
         };
-        Ok(Job {
-            prompt,
-            work: Work::Generate(Box::new(work)),
-        })
+        Ok(Job::new(prompt, Work::Generate(Box::new(work))))
     }
 
     fn chat(&self, fields: &mut Fields<'_>, request_key: &str) -> Result<Job, RequestError> {
@@ -115,10 +112,7 @@ impl Reader<'_> {
             echo: None,
             sampling: sampling::read(fields, self.vocabulary, request_key)?,
         };
-        Ok(Job {
-            prompt,
-            work: Work::Generate(Box::new(work)),
-        })
+        Ok(Job::new(prompt, Work::Generate(Box::new(work))))
     }
 
     fn embedding(&self, fields: &mut Fields<'_>) -> Result<Job, RequestError> {
@@ -133,10 +127,7 @@ impl Reader<'_> {
                 return Err(RequestError::invalid("pooling", message));
             }
         };
-        Ok(Job {
-            prompt,
-            work: Work::Embed(pooling),
-        })
+        Ok(Job::new(prompt, Work::Embed(pooling)))
     }
 
     fn score(&self, fields: &mut Fields<'_>) -> Result<Job, RequestError> {
@@ -170,10 +161,7 @@ impl Reader<'_> {
                 tokens,
             });
         }
-        Ok(Job {
-            prompt,
-            work: Work::Score(Score { choices }),
-        })
+        Ok(Job::new(prompt, Work::Score(Score { choices })))
     }
 
     /// The tokens of `choice` behind the prompt: those of both together less the prompt's, where the prompt's are their

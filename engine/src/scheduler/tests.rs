@@ -1,8 +1,7 @@
-use std::collections::BTreeMap;
-
-use proptest::prelude::*;
-
 use super::*;
+use crate::prefix::prefix_hashes;
+
+mod simulation;
 
 const BLOCK_LEN: usize = 16;
 
@@ -10,8 +9,24 @@ fn scheduler(tokens_per_step_max: usize, sequences_max: usize, blocks: usize) ->
     let limits = Limits {
         tokens_per_step_max,
         sequences_max,
+        ageing_tokens: 100,
     };
     Scheduler::new(limits, BlockPool::new(blocks, BLOCK_LEN))
+}
+
+/// A job whose prompt has nothing in common with others.
+fn submit(scheduler: &mut Scheduler, id: u64, priority: Priority, known: usize) {
+    scheduler.submit(JobId(id), priority, known, Prefix::default());
+}
+
+/// A job that starts with the tokens of `prompt` and needs the result of the last one.
+fn submit_prompt(scheduler: &mut Scheduler, id: u64, prompt: &[u32]) {
+    let names: Vec<_> = prefix_hashes(&prompt[..prompt.len() - 1], BLOCK_LEN).collect();
+    let prefix = Prefix {
+        reusable: names.len(),
+        names,
+    };
+    scheduler.submit(JobId(id), Priority::Bulk, prompt.len(), prefix);
 }
 
 /// Grants of the next step as (id, start, len), taken as computed; a text gets one token longer once its prompt is done.
@@ -35,9 +50,9 @@ fn step(scheduler: &mut Scheduler) -> Vec<(u64, usize, usize)> {
 #[test]
 fn texts_go_before_prompts_and_prompts_come_in_pieces() {
     let mut scheduler = scheduler(8, 4, 100);
-    scheduler.submit(JobId(1), Priority::Bulk, 3);
+    submit(&mut scheduler, 1, Priority::Bulk, 3);
     assert_eq!(step(&mut scheduler), [(1, 0, 3)]);
-    scheduler.submit(JobId(2), Priority::Bulk, 20);
+    submit(&mut scheduler, 2, Priority::Bulk, 20);
     assert_eq!(step(&mut scheduler), [(1, 3, 1), (2, 0, 7)]);
     assert_eq!(step(&mut scheduler), [(1, 4, 1), (2, 7, 7)]);
     assert_eq!(step(&mut scheduler), [(1, 5, 1), (2, 14, 6)]);
@@ -47,9 +62,9 @@ fn texts_go_before_prompts_and_prompts_come_in_pieces() {
 #[test]
 fn priority_goes_first_and_then_the_longest_wait() {
     let mut scheduler = scheduler(100, 1, 100);
-    scheduler.submit(JobId(1), Priority::Bulk, 5);
-    scheduler.submit(JobId(2), Priority::Bulk, 5);
-    scheduler.submit(JobId(3), Priority::Standard, 5);
+    submit(&mut scheduler, 1, Priority::Bulk, 5);
+    submit(&mut scheduler, 2, Priority::Bulk, 5);
+    submit(&mut scheduler, 3, Priority::Standard, 5);
     let mut order = Vec::new();
     while scheduler.waiting() + scheduler.running() > 0 {
         let id = scheduler.plan().grants[0].id;
@@ -62,9 +77,9 @@ fn priority_goes_first_and_then_the_longest_wait() {
 #[test]
 fn an_interactive_job_takes_the_place_of_a_bulk_one_which_starts_again_later() {
     let mut scheduler = scheduler(100, 1, 100);
-    scheduler.submit(JobId(1), Priority::Bulk, 5);
+    submit(&mut scheduler, 1, Priority::Bulk, 5);
     assert_eq!(step(&mut scheduler), [(1, 0, 5)]);
-    scheduler.submit(JobId(2), Priority::Interactive, 4);
+    submit(&mut scheduler, 2, Priority::Interactive, 4);
     let plan = scheduler.plan();
     assert_eq!((plan.preempted, plan.grants[0].id), (1, JobId(2)));
     scheduler.remove(JobId(2));
@@ -78,8 +93,8 @@ fn an_interactive_job_takes_the_place_of_a_bulk_one_which_starts_again_later() {
 #[test]
 fn the_youngest_gives_its_blocks_to_a_growing_text() {
     let mut scheduler = scheduler(100, 4, 4);
-    scheduler.submit(JobId(1), Priority::Bulk, 16);
-    scheduler.submit(JobId(2), Priority::Bulk, 16);
+    submit(&mut scheduler, 1, Priority::Bulk, 16);
+    submit(&mut scheduler, 2, Priority::Bulk, 16);
     assert_eq!(step(&mut scheduler), [(1, 0, 16), (2, 0, 16)]);
     for _ in 0..16 {
         step(&mut scheduler);
@@ -90,115 +105,52 @@ fn the_youngest_gives_its_blocks_to_a_growing_text() {
     assert_eq!(scheduler.waiting(), 1);
 }
 
-/// One thing that happens to a scheduler between steps.
-#[derive(Clone, Debug)]
-enum Happening {
-    Submit {
-        priority: Priority,
-        prompt: usize,
-        answer: usize,
-    },
-    Cancel {
-        nth: usize,
-    },
-    Steps {
-        count: usize,
-    },
+#[test]
+fn a_long_wait_outweighs_a_priority() {
+    let mut scheduler = scheduler(10, 1, 100);
+    submit(&mut scheduler, 1, Priority::Bulk, 10);
+    step(&mut scheduler);
+    submit(&mut scheduler, 2, Priority::Bulk, 10);
+    let mut order = Vec::new();
+    for id in 3..40 {
+        submit(&mut scheduler, id, Priority::Interactive, 10);
+        let id = scheduler.plan().grants[0].id;
+        scheduler.remove(id);
+        order.push(id.0);
+    }
+    // Two priorities are 200 tokens of work: what arrives within them overtakes, and nothing later.
+    assert!(order[..19].iter().copied().eq(3..22), "{order:?}");
+    assert_eq!(order[19..23], [1, 22, 2, 23], "{order:?}");
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
-    let priority = prop_oneof![
-        Just(Priority::Interactive),
-        Just(Priority::Standard),
-        Just(Priority::Bulk)
-    ];
-    prop_oneof![
-        (priority, 1usize..80, 0usize..60).prop_map(|(priority, prompt, answer)| {
-            Happening::Submit {
-                priority,
-                prompt,
-                answer,
-            }
-        }),
-        (0usize..20).prop_map(|nth| Happening::Cancel { nth }),
-        (1usize..20).prop_map(|count| Happening::Steps { count }),
-    ]
-}
-
-/// What the scheduler is told about a job, and what it must have done in the end.
-struct Simulated {
-    total: usize,
-    known: usize,
-}
-
-fn simulate_step(scheduler: &mut Scheduler, jobs: &mut BTreeMap<JobId, Simulated>, limits: Limits) {
-    let plan = scheduler.plan();
-    let tokens: usize = plan.grants.iter().map(|grant| grant.len).sum();
-    assert!(tokens <= limits.tokens_per_step_max && scheduler.running() <= limits.sequences_max);
-    assert!(jobs.is_empty() || tokens > 0, "nothing moves");
-    let first = scheduler.running.first_key_value().map(|(_, entry)| entry.id);
-    assert!(
-        plan.grants.iter().any(|grant| Some(grant.id) == first) || jobs.is_empty(),
-        "the first stands still"
-    );
-    let mut held: Vec<u32> = scheduler
-        .running
-        .values()
-        .flat_map(|entry| entry.blocks.clone())
-        .collect();
+#[test]
+fn a_prefix_is_computed_once_even_in_the_step_that_computes_it() {
+    let mut scheduler = scheduler(200, 8, 100);
+    let prompt: Vec<u32> = (0..60).collect();
+    let other: Vec<u32> = (0..40).chain(90..110).collect();
+    submit_prompt(&mut scheduler, 1, &prompt);
+    submit_prompt(&mut scheduler, 2, &other);
+    submit_prompt(&mut scheduler, 3, &prompt[..48]);
     assert_eq!(
-        held.len() + scheduler.pool.free(),
-        scheduler.pool.total(),
-        "a block is lost"
+        step(&mut scheduler),
+        [(1, 0, 60), (2, 32, 28), (3, 32, 16)],
+        "whole blocks before the last token"
     );
-    held.sort_unstable();
-    assert!(held.windows(2).all(|pair| pair[0] != pair[1]), "two hold one block");
-    for Grant { id, start, len } in plan.grants {
-        let job = jobs.get_mut(&id).expect("a forgotten job is granted tokens");
-        assert!(start + len <= job.known && scheduler.blocks(id).len() * BLOCK_LEN >= start + len);
-        let computed = start + len;
-        if computed == job.total {
-            jobs.remove(&id);
-            scheduler.remove(id);
-        } else {
-            job.known += usize::from(computed == job.known);
-            scheduler.advance(id, computed, job.known);
-        }
+    for id in 1..=3 {
+        scheduler.remove(JobId(id));
     }
+    assert_eq!(scheduler.pool.free(), 100);
+    submit_prompt(&mut scheduler, 4, &other);
+    let plan = scheduler.plan();
+    assert_eq!((plan.cached, plan.grants[0].start, plan.grants[0].len), (48, 48, 12));
 }
 
-proptest! {
-    #[test]
-    fn nothing_starves_leaks_or_gets_lost(
-        happenings in prop::collection::vec(happening(), 1..80),
-        tokens in 4usize..40, sequences in 1usize..5, blocks in 9usize..30,
-    ) {
-        let limits = Limits { tokens_per_step_max: tokens, sequences_max: sequences };
-        let mut scheduler = Scheduler::new(limits, BlockPool::new(blocks, BLOCK_LEN));
-        let mut jobs = BTreeMap::new();
-        for (index, happening) in happenings.into_iter().enumerate() {
-            match happening {
-                Happening::Submit { priority, prompt, answer } => {
-                    let id = JobId(index as u64);
-                    jobs.insert(id, Simulated { total: prompt + answer, known: prompt });
-                    scheduler.submit(id, priority, prompt);
-                }
-                Happening::Cancel { nth } => {
-                    if let Some(id) = jobs.keys().nth(nth).copied() {
-                        jobs.remove(&id);
-                        scheduler.remove(id);
-                    }
-                }
-                Happening::Steps { count } => (0..count).for_each(|_| simulate_step(&mut scheduler, &mut jobs, limits)),
-            }
-        }
-        let mut steps = 0;
-        while !jobs.is_empty() {
-            simulate_step(&mut scheduler, &mut jobs, limits);
-            steps += 1;
-            prop_assert!(steps < 100_000, "{} jobs never end", jobs.len());
-        }
-        prop_assert_eq!(scheduler.pool.free(), blocks);
-        prop_assert_eq!((scheduler.waiting(), scheduler.running()), (0, 0));
-    }
+#[test]
+fn a_prefix_that_must_be_computed_for_its_own_sake_still_serves_others() {
+    let mut scheduler = scheduler(200, 8, 100);
+    let prompt: Vec<u32> = (0..40).collect();
+    submit_prompt(&mut scheduler, 1, &prompt);
+    let names = prefix_hashes(&prompt[..39], BLOCK_LEN).collect();
+    scheduler.submit(JobId(2), Priority::Bulk, 40, Prefix { names, reusable: 0 });
+    assert_eq!(step(&mut scheduler), [(1, 0, 40), (2, 0, 40)]);
 }
