@@ -108,9 +108,11 @@ impl Submit {
     pub(super) async fn run(&self, settings: &Settings) -> Result<(), Failure> {
         let input = self.input()?;
         let spec = self.spec(&input)?;
-        eprintln!("job {}", spec.job_id);
         let bar = progress("submitted");
         let receipt = submit(settings, &spec, &input, |sent| {
+            if sent.requests == 0 {
+                bar.suspend(|| eprintln!("job {}", spec.job_id));
+            }
             bar.set_length(sent.requests_total);
             bar.set_position(sent.requests);
         });

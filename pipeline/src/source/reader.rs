@@ -21,8 +21,6 @@ use crate::chunk::PartitionId;
 const POLL: Duration = Duration::from_millis(50);
 /// Empty polls, each waited out, before ends are believed: five seconds, and statistics are two seconds old at most.
 const QUIET_POLLS: u32 = 100;
-/// Empty polls, each waited out, after which every partition should have been read to its end: fifteen seconds.
-const STALLED_POLLS: u32 = 300;
 /// How long a seek may take.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -100,10 +98,7 @@ impl Reader {
                 self.told.clear();
             }
             match polled {
-                None => {
-                    self.tell_ends()?;
-                    self.restart_stalled()?;
-                }
+                None => self.tell_ends()?,
                 Some(Ok(message)) => {
                     let Some(permit) = permit(&mut self.lanes, &self.runtime, message.topic()) else {
                         return Ok(());
@@ -169,41 +164,6 @@ impl Reader {
         self.consumer.context().assign(&self.consumer, &list)?;
         let sought = self.consumer.seek_partitions(list, SEEK_TIMEOUT)?;
         sought.elements().iter().try_for_each(|element| element.error())?;
-        Ok(())
-    }
-
-    /// Takes partitions anew that have messages and deliver none: after a rebalance that took a partition away
-    /// and gave it back, librdkafka was once seen not to fetch it any more.
-    fn restart_stalled(&mut self) -> Result<(), KafkaError> {
-        if self.quiet_polls < STALLED_POLLS || self.lanes.iter().any(|lane| lane.paused) {
-            return Ok(());
-        }
-        self.quiet_polls = 0;
-        for element in self.consumer.assignment()?.elements() {
-            let (topic, number) = (element.topic(), element.partition());
-            let Ok((_, high)) = self.consumer.fetch_watermarks(topic, number, SEEK_TIMEOUT) else {
-                continue;
-            };
-            if self
-                .consumer
-                .context()
-                .end_of(topic, number)
-                .is_some_and(|end| end >= high)
-            {
-                continue;
-            }
-            tracing::warn!(
-                topic,
-                partition = number,
-                high,
-                "nothing comes of this partition; taking it anew"
-            );
-            let mut list = TopicPartitionList::with_capacity(1);
-            list.add_partition(topic, number);
-            self.consumer.incremental_unassign(&list)?;
-            self.consumer.context().assign(&self.consumer, &list)?;
-            self.consumer.incremental_assign(&list)?;
-        }
         Ok(())
     }
 

@@ -103,6 +103,10 @@ impl Context {
         });
         // No answer: the loop is gone and has nothing more to commit.
         let _ = answer.recv();
+        // librdkafka would remember a pause, and fetch nothing when the partition comes back.
+        if let Err(error) = consumer.resume(list) {
+            tracing::warn!(%error, "cannot resume partitions that leave; they may stay silent when they come back");
+        }
     }
 
     fn id(&self, topic: &str, partition: i32) -> PartitionId {

@@ -137,7 +137,7 @@ pub enum SubmitError {
     Publish(#[from] PublishError),
 }
 
-/// Checks, sends the batches and then the job record; `progress` hears of every batch.
+/// Checks, sends the batches and then the job record; `progress` hears of the start and of every batch.
 ///
 /// # Errors
 /// See [`SubmitError`]. What was sent before an outage is not taken back: submit again under the same job id.
@@ -145,12 +145,16 @@ pub async fn submit(
     settings: &Settings,
     spec: &JobSpec,
     input: &Input,
-    progress: impl FnMut(Sent),
+    mut progress: impl FnMut(Sent),
 ) -> Result<Receipt, SubmitError> {
     let plan = check::check(settings, spec, input).await?;
     let parts = Parts::open(settings, spec, input).await?;
     let topic = settings.request_topic(spec.service_tier);
     let mut publisher = Publisher::connect(settings, &[&topic, JOBS_TOPIC]).await?;
+    progress(Sent {
+        requests: 0,
+        requests_total: plan.requests_total,
+    });
     send::batches(settings, spec, input, &plan, parts.as_ref(), &mut publisher, progress).await?;
     publisher.flush().await?;
     let record = serde_json::to_vec(&plan.record(settings, spec)).expect("a job record is plain data");
