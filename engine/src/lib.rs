@@ -27,7 +27,7 @@ mod completion;
 pub use crate::completion::{Completion, FinishReason, Usage};
 pub use crate::engine::{Engine, EngineError, EngineSettings, Event, StepReport};
 pub use crate::job::{Endpoint, Job, JobId, Priority, RequestError};
-pub use crate::model::{LoadError, LoadOptions, Model};
+pub use crate::model::{ConvertError, LoadError, LoadOptions, Model, ModelInfo, convert, inspect};
 pub use crate::prefix::count_cached;
 
 /// The names of the instruction sets that this CPU can compute with, slowest first.

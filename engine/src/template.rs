@@ -11,7 +11,7 @@ use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{JSON_BYTES_MAX, LoadError, read_bounded};
+use crate::model::{LoadError, TextFile, TokenizerFiles};
 
 const NAME: &str = "chat_template";
 /// Instructions of one rendering; the longest templates in use take some thousand per message.
@@ -77,26 +77,30 @@ struct Named {
 
 impl ChatTemplate {
     /// The template of `chat_template.jinja`, else of `tokenizer_config.json`. None if the model has none.
-    pub(crate) fn load(dir: &Path, date: Option<(u16, u8, u8)>) -> Result<Option<ChatTemplate>, LoadError> {
-        let (mut path, own_path) = (dir.join("tokenizer_config.json"), dir.join("chat_template.jinja"));
-        let mut config = TokenizerConfig::default();
-        if path.exists() {
-            let text = read_bounded(&path, JSON_BYTES_MAX)?;
-            let parsed = serde_json::from_slice(&text);
-            config = parsed.map_err(|error| LoadError::invalid(&path, error.to_string()))?;
-        }
-        let mut source = config.chat_template.and_then(Source::into_text);
-        if own_path.exists() {
-            let text = String::from_utf8(read_bounded(&own_path, JSON_BYTES_MAX)?);
-            source = Some(text.map_err(|error| LoadError::invalid(&own_path, error.to_string()))?);
-            path = own_path;
-        }
+    pub(crate) fn new(files: &TokenizerFiles, date: Option<(u16, u8, u8)>) -> Result<Option<ChatTemplate>, LoadError> {
+        let config = match &files.config {
+            None => TokenizerConfig::default(),
+            Some(TextFile { path, bytes }) => {
+                serde_json::from_slice(bytes).map_err(|error| LoadError::invalid(path, error.to_string()))?
+            }
+        };
+        let source = match (&files.template, &files.config) {
+            (Some(TextFile { path, bytes }), _) => {
+                let text = String::from_utf8(bytes.clone());
+                Some((path, text.map_err(|error| LoadError::invalid(path, error.to_string()))?))
+            }
+            (None, Some(file)) => config
+                .chat_template
+                .and_then(Source::into_text)
+                .map(|text| (&file.path, text)),
+            (None, None) => None,
+        };
         source
-            .map(|source| ChatTemplate::new(&path, source, config.special, date))
+            .map(|(path, source)| ChatTemplate::compile(path, source, config.special, date))
             .transpose()
     }
 
-    fn new(
+    fn compile(
         path: &Path,
         source: String,
         special: Special,
@@ -244,7 +248,7 @@ mod tests {
             bos_token: Some(Token::Text("<s>".to_owned())),
             ..Special::default()
         };
-        let template = ChatTemplate::new(Path::new("t"), source.to_owned(), special, date).unwrap();
+        let template = ChatTemplate::compile(Path::new("t"), source.to_owned(), special, date).unwrap();
         template.render(
             &json!([{ "role": "user", "content": " <hi> & \"you\" " }, { "role": "assistant", "content": "ö" }]),
         )

@@ -4,13 +4,12 @@
 //! and looks for stop strings in the text rather than in the tokens.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use serde::de::IgnoredAny;
 use tokenizers::DecoderWrapper;
 
 use crate::completion::TokenBytes;
-use crate::model::{JSON_BYTES_MAX, LoadError, read_bounded};
+use crate::model::{LoadError, TextFile};
 
 /// What a decoder writes for bytes that are not yet a character.
 const REPLACEMENT: char = '\u{fffd}';
@@ -25,11 +24,12 @@ pub(crate) struct Tokenizer {
 }
 
 impl Tokenizer {
-    pub(crate) fn load(path: &Path) -> Result<Tokenizer, LoadError> {
-        let bytes = read_bounded(path, JSON_BYTES_MAX)?;
+    /// Reads the text of a `tokenizer.json`.
+    pub(crate) fn new(file: &TextFile) -> Result<Tokenizer, LoadError> {
+        let TextFile { path, bytes } = file;
         let invalid = |error: tokenizers::Error| LoadError::invalid(path, error.to_string());
         // Not left to the library, which panics on what is not JSON.
-        let json: Result<IgnoredAny, _> = serde_json::from_slice(&bytes);
+        let json: Result<IgnoredAny, _> = serde_json::from_slice(bytes);
         json.map_err(|error| LoadError::invalid(path, error.to_string()))?;
         let mut inner = guard(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(invalid)?;
         inner.with_truncation(None).map_err(invalid)?;
@@ -167,14 +167,14 @@ fn floor_char_boundary(text: &str, at: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::model::TokenizerFiles;
 
     fn demo() -> Tokenizer {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../pipeline/demo/model/debian-sections/tokenizer.json"
-        );
-        Tokenizer::load(Path::new(path)).unwrap()
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipeline/demo/model/debian-sections");
+        Tokenizer::new(&TokenizerFiles::read(Path::new(dir)).unwrap().tokenizer).unwrap()
     }
 
     fn detokenize(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
@@ -238,11 +238,12 @@ mod tests {
 
     #[test]
     fn a_broken_file_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("tokenizer.json");
         for text in [r#"{ "model": 3 }"#, r#"{ "decoder": { 1: 2 } }"#, ""] {
-            std::fs::write(&path, text).unwrap();
-            let error = Tokenizer::load(&path).err().unwrap().to_string();
+            let file = TextFile {
+                path: "tokenizer.json".into(),
+                bytes: text.into(),
+            };
+            let error = Tokenizer::new(&file).err().unwrap().to_string();
             assert!(error.contains("tokenizer.json"), "{error}");
         }
     }

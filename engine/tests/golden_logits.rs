@@ -107,6 +107,53 @@ fn unpacked_ternary_weights_with_wide_heads() {
 }
 
 #[test]
+fn rotary_frequencies_of_llama_3_1_in_three_shards() {
+    check_tiny("llama-rope3");
+}
+
+#[test]
+fn float16_bitnet_that_divides_by_its_scales_with_silu_and_linear_rotary_scaling() {
+    check_tiny("bitnet-linear");
+}
+
+/// A GGUF file against the golden logits of its weights.
+fn check_gguf(file: &str, golden: &str) {
+    let dir = golden_dir().join("gguf");
+    check(&dir.join(file), &dir.join(golden));
+}
+
+#[test]
+fn gguf_of_bitnet_in_every_ternary_type_with_f16_embedding() {
+    for ternary in ["i2_s", "tq1_0", "tq2_0"] {
+        check_gguf(&format!("bitnet-b1.58-{ternary}.gguf"), "bitnet-b1.58.json");
+    }
+}
+
+#[test]
+fn gguf_of_bitnet_with_silu_linear_rotary_scaling_and_q8_0_embedding() {
+    check_gguf("bitnet-i2_s.gguf", "bitnet.json");
+}
+
+#[test]
+fn gguf_of_llama_with_rotary_factors_permuted_rows_q6_k_embedding_and_q8_0_head() {
+    check_gguf("llama-tq2_0.gguf", "llama.json");
+}
+
+#[test]
+fn every_ternary_type_gives_the_same_bits() {
+    let dir = golden_dir().join("gguf");
+    let bits = |ternary: &str| {
+        let path = dir.join(format!("bitnet-b1.58-{ternary}.gguf"));
+        let model = Model::load(&path, &LoadOptions::default()).unwrap();
+        let logits = model.logits(&[5, 80, 200, 7, 300]).unwrap();
+        logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>()
+    };
+    let first = bits("i2_s");
+    assert_eq!(first, bits("tq1_0"));
+    assert_eq!(first, bits("tq2_0"));
+}
+
+#[test]
 fn demo_model() {
     check(&demo_dir(), &golden_dir().join("debian-sections.json"));
 }

@@ -72,6 +72,11 @@ fn bitnet_2b_4t() {
 }
 
 #[test]
+fn falcon_3() {
+    check("falcon-3");
+}
+
+#[test]
 fn chatml() {
     check("chatml");
 }

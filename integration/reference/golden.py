@@ -24,6 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.bitnet import BitLinear
 
 import chat_templates
+import gguf_models
+import gguf_tokenizers
 import tiny_models
 
 transformers.utils.logging.disable_progress_bar()
@@ -97,14 +99,14 @@ def short(value):
     return json.loads(str(value.numpy()))
 
 
-def tiny_prompts(directory):
+def tiny_prompts(directory, vocab=tiny_models.VOCAB):
     """Random prompts of several lengths that are stable, with all their logits."""
     reference = Reference(directory)
     generator = torch.Generator().manual_seed(7)
     for length in PROMPT_LENGTHS:
         for _ in range(500):
-            drawn = torch.randint(3, tiny_models.VOCAB, (length - 1,), generator=generator).tolist()
-            tokens = ([tiny_models.BOS] + drawn) if length > 1 else torch.randint(3, tiny_models.VOCAB, (1,), generator=generator).tolist()
+            drawn = torch.randint(3, vocab, (length - 1,), generator=generator).tolist()
+            tokens = ([tiny_models.BOS] + drawn) if length > 1 else torch.randint(3, vocab, (1,), generator=generator).tolist()
             if reference.is_stable(tokens):
                 yield {"tokens": tokens, **row(reference.logits(tokens))}
                 break
@@ -141,6 +143,7 @@ def write_golden(path, rows):
 
 
 def write():
+    write_gguf()
     tiny_models.write_all(GOLDEN)
     for kind in tiny_models.KINDS:
         write_golden(GOLDEN / kind.name / "golden.json", tiny_prompts(GOLDEN / kind.name))
@@ -148,17 +151,36 @@ def write():
     chat_templates.write(GOLDEN / "templates")
 
 
+def write_gguf():
+    with tempfile.TemporaryDirectory() as folder:
+        gguf_models.write_all(GOLDEN / "gguf", pathlib.Path(folder))
+        for kind in gguf_models.KINDS:
+            write_golden(GOLDEN / "gguf" / f"{kind.name}.json", tiny_prompts(pathlib.Path(folder, kind.name), gguf_models.VOCAB))
+    gguf_tokenizers.write(GOLDEN / "gguf")
+
+
 def check():
     """Exits with what differs. Logits may differ by the order of float32 sums, which changes between processors."""
     wrong = []
     with tempfile.TemporaryDirectory() as folder:
-        again = pathlib.Path(folder)
+        again, references = pathlib.Path(folder, "golden"), pathlib.Path(folder, "references")
         tiny_models.write_all(again)
+        gguf_models.write_all(again / "gguf", references)
+        gguf_tokenizers.write(again / "gguf")
         chat_templates.write(again / "templates")
         for path in sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file()):
             if not (GOLDEN / path).exists() or not filecmp.cmp(again / path, GOLDEN / path, shallow=False):
                 wrong.append(f"{path}: another file comes out")
-    directories = {f"{kind.name}/golden.json": GOLDEN / kind.name for kind in tiny_models.KINDS} | {"debian-sections.json": DEMO_MODEL}
+        directories = {f"{kind.name}/golden.json": GOLDEN / kind.name for kind in tiny_models.KINDS} | {"debian-sections.json": DEMO_MODEL}
+        directories |= {f"gguf/{kind.name}.json": references / kind.name for kind in gguf_models.KINDS}
+        wrong += different_logits(directories)
+    if wrong:
+        sys.exit("\n".join(wrong) + "\nThe golden files are not what this version makes; run golden.py without --check and read the diff.")
+    print(f"all golden files under {GOLDEN.relative_to(ROOT)} come out again")
+
+
+def different_logits(directories):
+    """What differs in golden files, of which the models lie in the directories."""
     for file, directory in directories.items():
         reference = Reference(directory)
         rows = json.loads((GOLDEN / file).read_text())["rows"]
@@ -167,10 +189,7 @@ def check():
             shown = logits[golden["ids"]] if "ids" in golden else logits
             off = ((shown - torch.tensor(golden["logits"])).abs().max() / golden["largest"]).item()
             if off > CHECK_TOLERANCE or logits.argmax() != golden["argmax"]:
-                wrong.append(f"{file} row {number}: logits differ by {off:.1e} of the largest, at most {CHECK_TOLERANCE:.0e} is expected")
-    if wrong:
-        sys.exit("\n".join(wrong) + "\nThe golden files are not what this version makes; run golden.py without --check and read the diff.")
-    print(f"all golden files under {GOLDEN.relative_to(ROOT)} come out again")
+                yield (f"{file} row {number}: logits differ by {off:.1e} of the largest, at most {CHECK_TOLERANCE:.0e} is expected")
 
 
 if __name__ == "__main__":

@@ -35,10 +35,15 @@ class Kind:
     config: dict
     layers: int = 2
     shards: int = 1
+    dtype: str = "bfloat16"
 
     @property
     def is_bitnet(self):
         return self.architecture == "BitNetForCausalLM"
+
+    @property
+    def torch_dtype(self):
+        return getattr(torch, self.dtype)
 
 
 KINDS = [
@@ -65,6 +70,23 @@ KINDS = [
         storage="unpacked", quantization={"linear_class": "autobitlinear", "quantization_mode": "offline"},
         tied=False, config={"hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "head_dim": 14},
     ),
+    # a Llama 3.1: rotary frequencies scaled, the key of old configurations; the product is multiplied by the scale
+    Kind(
+        name="llama-rope3", architecture="LlamaForCausalLM", hidden=64, feed_forward=80, heads=2, key_value_heads=1, head_dim=32,
+        storage="packed", quantization={"linear_class": "autobitlinear", "quantization_mode": "offline"}, tied=True, shards=3,
+        config={
+            "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+            "rope_scaling": {
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+            },
+        },
+    ),
+    # BitNet whose product is divided by the scale, with SiLU, in float16, its rotary frequencies divided by three
+    Kind(
+        name="bitnet-linear", architecture="BitNetForCausalLM", hidden=48, feed_forward=64, heads=3, key_value_heads=1, head_dim=16,
+        storage="packed", quantization={"linear_class": "bitlinear"}, tied=False, dtype="float16",
+        config={"hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "linear", "factor": 3.0}},
+    ),
 ]
 
 
@@ -84,7 +106,7 @@ def write(kind, directory):
         "bos_token_id": BOS,
         "eos_token_id": EOS,
         "tie_word_embeddings": kind.tied,
-        "torch_dtype": "bfloat16",
+        "torch_dtype": kind.dtype,
         "quantization_config": {"quant_method": "bitnet", **kind.quantization},
         **kind.config,
     }
@@ -101,7 +123,7 @@ def tensors(kind):
         return torch.randn(shape, generator=generator)
 
     def norm(size):
-        return (1 + 0.1 * normal(size)).bfloat16()
+        return (1 + 0.1 * normal(size)).to(kind.torch_dtype)
 
     queries, keys = kind.heads * kind.head_dim, kind.key_value_heads * kind.head_dim
     projections = {
@@ -113,9 +135,9 @@ def tensors(kind):
         "mlp.up_proj": (kind.feed_forward, kind.hidden),
         "mlp.down_proj": (kind.hidden, kind.feed_forward),
     }
-    found = {"model.embed_tokens.weight": normal(VOCAB, kind.hidden).bfloat16(), "model.norm.weight": norm(kind.hidden)}
+    found = {"model.embed_tokens.weight": normal(VOCAB, kind.hidden).to(kind.torch_dtype), "model.norm.weight": norm(kind.hidden)}
     if not kind.tied:
-        found["lm_head.weight"] = (normal(VOCAB, kind.hidden) / kind.hidden**0.5).bfloat16()
+        found["lm_head.weight"] = (normal(VOCAB, kind.hidden) / kind.hidden**0.5).to(kind.torch_dtype)
     for layer in range(kind.layers):
         prefix = f"model.layers.{layer}."
         found[prefix + "input_layernorm.weight"] = norm(kind.hidden)
@@ -131,13 +153,13 @@ def tensors(kind):
 def stored(kind, name, weight):
     """One projection as the checkpoint holds it: master weights, or ternary ones and their scale."""
     if kind.storage == "master":
-        return {name + ".weight": weight.bfloat16()}
+        return {name + ".weight": weight.to(kind.torch_dtype)}
     scale = weight.abs().mean()
     ternary = (weight / scale).round().clamp(-1, 1)
     if kind.quantization.get("linear_class", "bitlinear") == "bitlinear":
         scale = 1 / scale
-    rows = pack(ternary) if kind.storage == "packed" else ternary.bfloat16()
-    return {name + ".weight": rows, name + ".weight_scale": scale.reshape(1).bfloat16()}
+    rows = pack(ternary) if kind.storage == "packed" else ternary.to(kind.torch_dtype)
+    return {name + ".weight": rows, name + ".weight_scale": scale.reshape(1).to(kind.torch_dtype)}
 
 
 def pack(ternary):

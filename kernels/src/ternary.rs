@@ -14,8 +14,11 @@
 //! what a VNNI instruction multiplies with four activations that it broadcasts, and the other three masks give
 //! the other rows times 4, 16 and 64. Missing rows and columns have code 0 and meet zero activations.
 
+mod stored;
+
 use std::fmt;
 
+pub use self::stored::LAYOUT;
 use crate::memory::{LINE_LEN, Line};
 
 /// Rows in a tile.
@@ -80,6 +83,20 @@ pub enum TernaryError {
         filled: usize,
         /// Rows promised.
         rows: usize,
+    },
+    /// Stored bytes have another length than the matrix.
+    Stored {
+        /// Rows asked for.
+        rows: usize,
+        /// Columns asked for.
+        cols: usize,
+        /// Bytes given.
+        len: usize,
+    },
+    /// A stored code stands for no weight.
+    Code {
+        /// Which cache line of the bytes holds it.
+        line: usize,
     },
 }
 
@@ -258,6 +275,10 @@ impl fmt::Display for TernaryError {
                 )
             }
             TernaryError::Unfinished { filled, rows } => write!(f, "{filled} of {rows} rows were given"),
+            TernaryError::Stored { rows, cols, len } => {
+                write!(f, "{len} bytes are no stored matrix of {rows} x {cols}")
+            }
+            TernaryError::Code { line } => write!(f, "line {line} of 64 bytes holds a code that is no weight"),
         }
     }
 }

@@ -11,7 +11,7 @@ use kernels::matmul::{Projection, matmul};
 use kernels::ternary::TernaryMatrix;
 
 use crate::batch::Batch;
-use crate::model::config::{Architecture, Config};
+use crate::model::config::{Activation, Config};
 use crate::model::weights::{LayerWeights, Weights};
 
 /// The arithmetic of one model.
@@ -177,9 +177,9 @@ impl Forward {
         );
         activations.quantize(kernel, normed, self.config.hidden);
         project(kernel, activations, [(&layer.gate, &mut *gate), (&layer.up, &mut *up)]);
-        match self.config.architecture {
-            Architecture::BitNet => relu_squared(kernel, gate, up),
-            Architecture::Llama => silu(kernel, gate, up),
+        match self.config.activation {
+            Activation::ReluSquared => relu_squared(kernel, gate, up),
+            Activation::Silu => silu(kernel, gate, up),
         }
         let Workspace { sub_normed, added, .. } = space;
         self.quantize_sub_normed(

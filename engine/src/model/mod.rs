@@ -5,17 +5,17 @@ mod config;
 mod formats;
 mod weights;
 mod forward;
+mod convert;
+mod inspect;
 
 use std::path::Path;
 
 use kernels::Kernel;
 use kernels::float::{KvCache, KvShape, KvShapeError, Rope};
-use serde::Deserialize;
 use serde_json::Value;
 
-use self::config::{Config, TokenIds};
-use self::formats::digest;
-use self::formats::safetensors::Checkpoint;
+use self::config::Config;
+use self::formats::Opened;
 use self::weights::Weights;
 use crate::batch::Batch;
 use crate::job::{Endpoint, Job, RequestError};
@@ -23,10 +23,11 @@ use crate::request::{self, Reader};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
-pub(crate) use self::config::JSON_BYTES_MAX;
+pub use self::convert::{ConvertError, convert};
 pub use self::error::LoadError;
-pub(crate) use self::formats::read_bounded;
+pub(crate) use self::formats::{TextFile, TokenizerFiles};
 pub(crate) use self::forward::{Forward, Workspace};
+pub use self::inspect::{ModelInfo, inspect};
 
 /// Bytes of the table of rotary sines and cosines: 2²⁰ positions of heads of 128.
 const ROPE_BYTES_MAX: usize = 1 << 29;
@@ -58,43 +59,42 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads a Hugging Face directory: `config.json`, `*.safetensors`, `tokenizer.json`, and the chat template if there
-    /// is one.
+    /// Reads a Hugging Face directory (`config.json`, `*.safetensors`, `tokenizer.json`, and the chat template if there is
+    /// one), a GGUF file, or a directory with one GGUF file in it.
     ///
     /// # Errors
     /// A file is missing, damaged, at odds with the configuration, or of a kind that is not implemented.
-    pub fn load(dir: &Path, options: &LoadOptions) -> Result<Model, LoadError> {
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Model, LoadError> {
         let kernel = match &options.kernel {
             Some(name) => Kernel::named(name),
             None => Kernel::from_env(),
         };
         let kernel = kernel.map_err(|error| LoadError::Kernel(error.to_string()))?;
-        let config_path = dir.join("config.json");
-        let config = config::parse(&config_path, &read_bounded(&config_path, JSON_BYTES_MAX)?)?;
-        let tokenizer_path = dir.join("tokenizer.json");
-        let tokenizer = Tokenizer::load(&tokenizer_path)?;
-        let template = ChatTemplate::load(dir, options.date)?;
-        let eos = eos(dir, &config)?;
-
-        let mut checkpoint = Checkpoint::open(dir)?;
-        let weights = Weights::load(&config, &mut checkpoint)?;
-        let digest = digest(std::iter::once(config_path.as_path()).chain(checkpoint.paths()))?;
-        let beside = ["tokenizer_config.json", "chat_template.jinja"].map(|name| dir.join(name));
-        let beside = beside.iter().filter(|path| path.exists()).map(|path| path.as_path());
-        let tokenizer_digest = formats::digest(std::iter::once(tokenizer_path.as_path()).chain(beside))?;
-
+        let Opened {
+            config,
+            weights: mut source,
+            tokenizer: text_files,
+            config_path,
+            files,
+            ..
+        } = Opened::open(path)?;
+        let tokenizer = Tokenizer::new(&text_files.tokenizer)?;
+        let template = ChatTemplate::new(&text_files, options.date)?;
         let context_length = options
             .context_length_max
             .unwrap_or(usize::MAX)
             .clamp(1, config.context_length);
         if context_length.saturating_mul(config.head_dim * size_of::<f32>()) > ROPE_BYTES_MAX {
             let message = format!(
-                "max_position_embeddings is {context_length}, too many for heads of {}",
+                "a context of {context_length} is too long for heads of {}",
                 config.head_dim
             );
             return Err(LoadError::invalid(&config_path, message));
         }
-        let rope = Rope::new(&Rope::frequencies(config.rope_theta, config.head_dim), context_length);
+        let (weights, digest) = rayon::join(|| Weights::load(&config, &mut *source), || Opened::digest(&files));
+        let (weights, digest) = (weights?, digest?);
+        let rope = Rope::new(&config.rope_frequencies, context_length);
+        let eos = config.eos.clone();
         let forward = Forward {
             config,
             weights,
@@ -108,7 +108,7 @@ impl Model {
             eos,
             context_length,
             digest,
-            tokenizer_digest,
+            tokenizer_digest: text_files.digest(),
         })
     }
 
@@ -153,6 +153,20 @@ impl Model {
     /// The model has no template, a message is malformed, or the template refuses them.
     pub fn render_chat(&self, messages: &Value) -> Result<String, RequestError> {
         request::render_chat(self.template.as_ref(), messages)
+    }
+
+    /// The tokens of a text, without those that the tokenizer puts around every text.
+    ///
+    /// # Errors
+    /// The tokenizer is damaged.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, RequestError> {
+        let tokens = self.tokenizer.encode(text, false);
+        tokens.map_err(|error| RequestError::invalid("text", error))
+    }
+
+    /// The text of tokens, special ones left out.
+    pub fn detokenize(&self, tokens: &[u32]) -> String {
+        self.tokenizer.decode(tokens)
     }
 
     /// Logits of every position, `[tokens, vocabulary]`, computed alone and outside any engine.
@@ -220,22 +234,4 @@ impl Model {
             head_dim,
         }
     }
-}
-
-/// The tokens that end a text: those of `generation_config.json` where it names any, else the configuration's.
-fn eos(dir: &Path, config: &Config) -> Result<Vec<u32>, LoadError> {
-    #[derive(Deserialize)]
-    struct GenerationConfig {
-        eos_token_id: Option<TokenIds>,
-    }
-    let path = dir.join("generation_config.json");
-    if !path.exists() {
-        return Ok(config.eos.clone());
-    }
-    let text = read_bounded(&path, JSON_BYTES_MAX)?;
-    let parsed: GenerationConfig =
-        serde_json::from_slice(&text).map_err(|error| LoadError::invalid(&path, error.to_string()))?;
-    Ok(parsed
-        .eos_token_id
-        .map_or_else(|| config.eos.clone(), TokenIds::into_vec))
 }

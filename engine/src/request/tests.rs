@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::model::TokenizerFiles;
 
 struct Demo {
     tokenizer: Tokenizer,
@@ -13,10 +14,11 @@ impl Demo {
             env!("CARGO_MANIFEST_DIR"),
             "/../pipeline/demo/model/debian-sections"
         ));
-        let tokenizer = Tokenizer::load(&dir.join("tokenizer.json")).unwrap();
+        let files = TokenizerFiles::read(dir).unwrap();
+        let tokenizer = Tokenizer::new(&files.tokenizer).unwrap();
         Demo {
             tokenizer,
-            template: ChatTemplate::load(dir, None).unwrap().unwrap(),
+            template: ChatTemplate::new(&files, None).unwrap().unwrap(),
         }
     }
 

@@ -5,15 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::Metadata;
 use serde::Deserialize;
 
-use crate::model::config::JSON_BYTES_MAX;
+use super::JSON_BYTES_MAX;
+use super::tensor::{Tensor, TensorFile};
 use crate::model::error::LoadError;
 
 const SINGLE: &str = "model.safetensors";
@@ -23,24 +24,8 @@ const HEADER_BYTES_MAX: u64 = 100_000_000;
 
 /// The tensors of a model directory that nobody has taken yet.
 pub(crate) struct Checkpoint {
-    files: Vec<(PathBuf, File)>,
-    tensors: BTreeMap<String, Place>,
-}
-
-struct Place {
-    file: usize,
-    /// Where its bytes begin in the file.
-    start: u64,
-    info: TensorInfo,
-}
-
-/// One tensor as it lies in its file.
-pub(crate) struct Tensor {
-    pub(crate) path: PathBuf,
-    pub(crate) name: String,
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) bytes: Vec<u8>,
+    files: Vec<Arc<TensorFile>>,
+    tensors: BTreeMap<String, Tensor<Dtype>>,
 }
 
 impl Checkpoint {
@@ -65,11 +50,8 @@ impl Checkpoint {
             checkpoint.add_file(dir.join(name))?;
         }
         for (tensor, file) in &weight_map {
-            let found = checkpoint
-                .tensors
-                .get(tensor)
-                .map(|place| &checkpoint.files[place.file].0);
-            if found != Some(&dir.join(file)) {
+            let found = checkpoint.tensors.get(tensor).map(|tensor| tensor.path().to_owned());
+            if found != Some(dir.join(file)) {
                 return Err(LoadError::invalid(
                     &index,
                     format!("tensor {tensor} is not in {file}, where weight_map puts it"),
@@ -81,14 +63,12 @@ impl Checkpoint {
 
     /// The files, in the order of their names.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|(path, _)| path.as_path())
+        self.files.iter().map(|file| file.path.as_path())
     }
 
-    /// Names that were not taken, with the file that holds them.
-    pub(crate) fn remaining(&self) -> impl Iterator<Item = (&str, &Path)> {
-        self.tensors
-            .iter()
-            .map(|(name, place)| (name.as_str(), self.files[place.file].0.as_path()))
+    /// The tensors that were not taken.
+    pub(crate) fn remaining(&self) -> impl Iterator<Item = &Tensor<Dtype>> {
+        self.tensors.values()
     }
 
     /// True until the tensor is taken.
@@ -96,114 +76,35 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
-    /// Reads a tensor and crosses it off.
-    pub(crate) fn take(&mut self, name: &str) -> Result<Tensor, LoadError> {
-        let Some(place) = self.tensors.remove(name) else {
+    /// Takes a tensor out.
+    pub(crate) fn take(&mut self, name: &str) -> Result<Tensor<Dtype>, LoadError> {
+        self.tensors.remove(name).ok_or_else(|| {
             let path = self.paths().next().unwrap_or(Path::new(SINGLE));
-            return Err(LoadError::invalid(path, format!("tensor {name} is missing")));
-        };
-        let (path, file) = &mut self.files[place.file];
-        let (from, to) = place.info.data_offsets;
-        let mut bytes = vec![0; to - from]; // inside the file, as `read_header` checked
-        file.seek(SeekFrom::Start(place.start + from as u64))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|source| LoadError::io(path, source))?;
-        let TensorInfo { dtype, shape, .. } = place.info;
-        Ok(Tensor {
-            path: path.clone(),
-            name: name.to_owned(),
-            dtype,
-            shape,
-            bytes,
+            LoadError::invalid(path, format!("tensor {name} is missing"))
         })
     }
 
     fn add_file(&mut self, path: PathBuf) -> Result<(), LoadError> {
         let mut file = File::open(&path).map_err(|source| LoadError::io(&path, source))?;
         let (start, metadata) = read_header(&path, &mut file)?;
-        let index = self.files.len();
+        let file = Arc::new(TensorFile { path, file });
         for (name, info) in metadata.tensors() {
-            let place = Place {
-                file: index,
-                start,
-                info: info.clone(),
+            let (from, to) = info.data_offsets; // inside the file, as `read_header` checked
+            let tensor = Tensor {
+                file: Arc::clone(&file),
+                name: name.clone(),
+                kind: info.dtype,
+                shape: info.shape.clone(),
+                start: start + from as u64,
+                bytes_len: to - from,
             };
-            if let Some(other) = self.tensors.insert(name.clone(), place) {
-                let other = self.files[other.file].0.display();
-                return Err(LoadError::invalid(&path, format!("tensor {name} is also in {other}")));
+            if let Some(other) = self.tensors.insert(name.clone(), tensor) {
+                let message = format!("tensor {name} is also in {}", other.path().display());
+                return Err(LoadError::invalid(&file.path, message));
             }
         }
-        self.files.push((path, file));
+        self.files.push(file);
         Ok(())
-    }
-}
-
-impl Tensor {
-    /// Checks the shape that the configuration demands.
-    pub(crate) fn expect_shape(&self, expected: &[usize]) -> Result<(), LoadError> {
-        if self.shape == expected {
-            return Ok(());
-        }
-        let (path, tensor) = (self.path.clone(), self.name.clone());
-        Err(LoadError::Shape {
-            path,
-            tensor,
-            expected: expected.to_vec(),
-            found: self.shape.clone(),
-        })
-    }
-
-    /// All values as f32, each of them finite.
-    pub(crate) fn floats(&self) -> Result<Vec<f32>, LoadError> {
-        let values: Vec<f32> = match self.dtype {
-            Dtype::F32 => self.chunks(f32::from_le_bytes),
-            Dtype::F16 => self.chunks(|bytes| f16::from_le_bytes(bytes).to_f32()),
-            Dtype::BF16 => self.chunks(|bytes| bf16::from_le_bytes(bytes).to_f32()),
-            _ => return Err(self.error(format!("has type {:?}, but F32, F16 or BF16 is expected", self.dtype))),
-        };
-        match values.iter().position(|value| !value.is_finite()) {
-            None => Ok(values),
-            Some(at) => Err(self.error(format!("is {} at {}", values[at], self.index_of(at)))),
-        }
-    }
-
-    /// The bits of BF16 values, each of them finite.
-    pub(crate) fn bf16_bits(&self) -> Result<Vec<u16>, LoadError> {
-        let bits: Vec<u16> = self
-            .bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|bytes| u16::from_le_bytes(*bytes))
-            .collect();
-        match bits.iter().position(|bits| !bf16::from_bits(*bits).is_finite()) {
-            None => Ok(bits),
-            Some(at) => Err(self.error(format!("is {} at {}", bf16::from_bits(bits[at]), self.index_of(at)))),
-        }
-    }
-
-    /// An error about this tensor; `what` continues the sentence "tensor x …".
-    pub(crate) fn error(&self, what: impl std::fmt::Display) -> LoadError {
-        LoadError::invalid(&self.path, format!("tensor {} {what}", self.name))
-    }
-
-    fn chunks<const N: usize>(&self, value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-        self.bytes
-            .as_chunks::<N>()
-            .0
-            .iter()
-            .map(|bytes| value(*bytes))
-            .collect()
-    }
-
-    /// A flat position as indices, e.g. `[3, 17]`.
-    fn index_of(&self, mut at: usize) -> String {
-        let mut indices = vec![0; self.shape.len()];
-        for (index, &len) in indices.iter_mut().zip(&self.shape).rev() {
-            *index = at % len;
-            at /= len;
-        }
-        format!("{indices:?}")
     }
 }
 
