@@ -1,25 +1,26 @@
 //! What was agreed with each tenant: currency, negotiated prices, and what invoices and figures need.
 //!
-//! A tenant may have several contracts, one after the other; each holds until the next begins. A tenant
-//! without one is served at list prices in the book's default currency.
+//! A tenant may have several contracts, one after the other; each holds until the next begins, or until
+//! it ends. A tenant without one is served at list prices in the book's default currency.
 
 use std::collections::BTreeMap;
 
 use iso_currency::Country;
 use jiff::Timestamp;
 use schemas::ids::TenantId;
-use serde::Deserialize;
-use toml::Spanned;
+use serde::{Deserialize, Serialize};
 
+use crate::credit::{self, Credit};
 use crate::money::{Currency, Money};
-use crate::price::{self, Points, RawPrice};
-use crate::price_book::{PriceBook, name, time};
+use crate::price::{self, Points};
+use crate::price_book::PriceBook;
 use crate::rate::PricePoint;
 use crate::sku::{Sku, SkuPattern};
-use crate::source::{FileError, Source};
+use crate::source::{At, Fields, FileError, FileErrors, Source};
+use crate::tax::{self, Tax};
 
 /// How large a customer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Segment {
     /// Large.
@@ -31,6 +32,9 @@ pub enum Segment {
 }
 
 impl Segment {
+    /// Every segment.
+    pub const ALL: [Segment; 3] = [Segment::Enterprise, Segment::MidMarket, Segment::Smb];
+
     /// As written in the file and in reports.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -41,31 +45,8 @@ impl Segment {
     }
 }
 
-/// As written.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawContracts {
-    unit_tokens: Spanned<i64>,
-    #[serde(default)]
-    contract: Vec<RawContract>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawContract {
-    tenant_id: Spanned<String>,
-    version: Spanned<String>,
-    effective_from: Spanned<String>,
-    segment: Segment,
-    currency: Spanned<String>,
-    country: Spanned<String>,
-    tax_category: Spanned<String>,
-    partner: Option<Spanned<String>>,
-    minimum_per_month: Option<Spanned<String>>,
-    prepaid_credit: Option<Spanned<String>>,
-    #[serde(default)]
-    price: Vec<RawPrice>,
-}
+/// Days from an invoice's date to its due date, where the contract does not say.
+pub const PAYMENT_DAYS: i64 = 30;
 
 /// One contract of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,22 +55,32 @@ pub struct Contract {
     pub tenant_id: TenantId,
     /// Its name, unique among the tenant's contracts.
     pub version: String,
-    /// First moment it holds; it ends where the tenant's next contract begins.
+    /// First moment it holds.
     pub effective_from: Timestamp,
+    /// First moment it no longer holds; none if it ends where the tenant's next contract begins.
+    pub effective_until: Option<Timestamp>,
     /// How large the customer is.
     pub segment: Segment,
+    /// Whose revenue it is in figures by customer; the tenant itself where nothing is said.
+    pub parent_account: String,
     /// Of prices and invoices.
     pub currency: Currency,
     /// Billing country, ISO 3166-1 alpha-2.
     pub country: String,
     /// Who brought the customer.
     pub partner: Option<String>,
-    /// Tax category code of UNCL5305, as EN 16931 invoices carry it, e.g. `S`.
-    pub tax_category: String,
-    /// Least that a month is invoiced at.
+    /// Which tax its invoices carry.
+    pub tax: Tax,
+    /// Days from an invoice's date to its due date.
+    pub payment_days: i64,
+    /// Charged every month, whatever is used.
+    pub fee_per_month: Option<Money>,
+    /// Least that a month's usage is charged at.
     pub minimum_per_month: Option<Money>,
-    /// Paid ahead, drawn down by usage.
-    pub prepaid_credit: Option<Money>,
+    /// Paid ahead or granted, drawn down by usage.
+    pub credits: Vec<Credit>,
+    /// SHA-256 of what it says, in hexadecimal: of every field, not of its layout in the file.
+    pub sha256: String,
     prices: BTreeMap<SkuPattern, Points>,
     file: String,
     line: usize,
@@ -103,6 +94,10 @@ impl Contract {
             .find_map(|pattern| self.prices.get(pattern))?
             .get(&self.currency)
     }
+
+    fn holds_at(&self, time: Timestamp) -> bool {
+        self.effective_from <= time && self.effective_until.is_none_or(|until| time < until)
+    }
 }
 
 /// Every tenant's contracts.
@@ -115,48 +110,21 @@ pub struct Contracts {
 
 impl Contracts {
     /// Reads a contracts file. `source_name` is what errors call it.
-    pub fn parse(text: &str, source_name: &str) -> Result<Self, FileError> {
-        let source = Source {
-            name: source_name,
-            text,
-        };
-        let raw: RawContracts = source.read()?;
-        let unit_tokens = price::unit_tokens(source, &raw.unit_tokens)?;
-        let mut by_tenant: BTreeMap<TenantId, Vec<Contract>> = BTreeMap::new();
-        for raw in &raw.contract {
-            let contract = raw.checked(source, unit_tokens)?;
-            let contracts = by_tenant.entry(contract.tenant_id.clone()).or_default();
-            if contracts.iter().any(|other| other.version == contract.version) {
-                let problem = format!(
-                    "{} has a contract version {} already",
-                    contract.tenant_id, contract.version
-                );
-                return Err(source.error(raw.version.span(), problem));
-            }
-            match contracts.binary_search_by_key(&contract.effective_from, |other| other.effective_from) {
-                Ok(_) => {
-                    let problem = format!("another contract of {} begins at this moment too", contract.tenant_id);
-                    return Err(source.error(raw.effective_from.span(), problem));
-                }
-                Err(at) => contracts.insert(at, contract),
-            }
-        }
-        Ok(Contracts {
-            sha256: source.sha256(),
-            by_tenant,
-        })
+    pub fn parse(text: &str, source_name: &str) -> Result<Self, FileErrors> {
+        let source = Source::new(text, source_name);
+        let contracts = read(&source);
+        source.finish(contracts)
     }
 
     /// Checks that `book` has prices in every contract's currency. Call it where both files are loaded:
     /// what passes here can be rated.
-    pub fn check(&self, book: &PriceBook) -> Result<(), FileError> {
-        for contract in self.by_tenant.values().flatten() {
-            let unpriced = book
-                .versions()
-                .iter()
-                .find(|version| !version.currencies.contains(&contract.currency));
-            if let Some(version) = unpriced {
-                return Err(FileError {
+    pub fn check(&self, book: &PriceBook) -> Result<(), FileErrors> {
+        let mut problems = Vec::new();
+        for contract in self.all() {
+            let lacks =
+                |currency| move |version: &&crate::price_book::PriceVersion| !version.currencies.contains(currency);
+            for version in book.versions().iter().filter(lacks(&contract.currency)) {
+                problems.push(FileError {
                     file: contract.file.clone(),
                     line: contract.line,
                     problem: format!(
@@ -166,84 +134,206 @@ impl Contracts {
                 });
             }
         }
-        Ok(())
+        problems.sort();
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(FileErrors(problems))
+        }
     }
 
     /// The contract that holds for `tenant` at `time`; none means list prices.
     pub fn at(&self, tenant: &TenantId, time: Timestamp) -> Option<&Contract> {
-        let contracts = self.by_tenant.get(tenant)?;
-        let after = contracts.partition_point(|contract| contract.effective_from <= time);
-        contracts.get(after.checked_sub(1)?)
+        self.of(tenant).iter().find(|contract| contract.holds_at(time))
     }
 
     /// The tenant's contract of that name, which stays what a row was priced at.
     pub fn version(&self, tenant: &TenantId, name: &str) -> Option<&Contract> {
-        self.by_tenant
-            .get(tenant)?
-            .iter()
-            .find(|contract| contract.version == name)
+        self.of(tenant).iter().find(|contract| contract.version == name)
+    }
+
+    /// The tenant's contracts, in order of time.
+    pub fn of(&self, tenant: &TenantId) -> &[Contract] {
+        self.by_tenant.get(tenant).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every contract, in order of tenant and time.
+    pub fn all(&self) -> impl Iterator<Item = &Contract> {
+        self.by_tenant.values().flatten()
     }
 }
 
-impl RawContract {
-    fn checked(&self, source: Source<'_>, unit_tokens: i64) -> Result<Contract, FileError> {
-        let tenant_id = self.tenant_id.get_ref().parse::<TenantId>();
-        let tenant_id = tenant_id.map_err(|error| source.error(self.tenant_id.span(), error.to_string()))?;
-        name(source, "version", &self.version)?;
-        let currency = self.currency.get_ref().parse::<Currency>();
-        let currency = currency.map_err(|error| source.error(self.currency.span(), error.to_string()))?;
-        let country = self.country.get_ref();
-        if country.parse::<Country>().is_err() {
-            let problem = format!("country must be two capital letters of ISO 3166-1, like DE, but is {country:?}");
-            return Err(source.error(self.country.span(), problem));
+fn read(source: &Source<'_>) -> Option<Contracts> {
+    let table = source.read()?;
+    let mut fields = Fields::new(source, &table, 0..0);
+    let unit_tokens = price::unit_tokens(source, &mut fields);
+    let list = fields.list("contract").map(At::into_inner).unwrap_or_default();
+    fields.finish();
+    let mut by_tenant: BTreeMap<TenantId, Vec<Contract>> = BTreeMap::new();
+    for fields in list {
+        let span = fields.span();
+        let Some(contract) = read_contract(source, fields, unit_tokens.unwrap_or(1)) else {
+            continue;
+        };
+        let (tenant, version) = (contract.tenant_id.clone(), contract.version.clone());
+        let contracts = by_tenant.entry(tenant.clone()).or_default();
+        if contracts.iter().any(|other| other.version == version) {
+            let problem = format!("{tenant} has a contract version {version} already; give this one another name");
+            source.report(span.clone(), problem);
         }
-        name(source, "tax_category", &self.tax_category)?;
-        if let Some(partner) = &self.partner {
-            name(source, "partner", partner)?;
+        match contracts.binary_search_by_key(&contract.effective_from, |other| other.effective_from) {
+            Ok(at) => {
+                let other = &contracts[at].version;
+                let problem = format!("contract {other} of {tenant} begins at this moment too; let one begin later");
+                source.report(span, problem);
+            }
+            Err(at) => contracts.insert(at, contract),
         }
-        let prices = price::prices(source, &self.price, unit_tokens)?;
-        for raw in &self.price {
-            let points = SkuPattern::parse(raw.sku_id())
-                .ok()
-                .and_then(|pattern| prices.get(&pattern));
-            if points.is_none_or(|points| points.len() != 1 || !points.contains_key(&currency)) {
-                let problem =
-                    format!("a negotiated price must be in {currency}, the contract's currency, and in no other");
-                return Err(source.error(raw.span(), problem));
+    }
+    for contracts in by_tenant.values_mut() {
+        one_after_the_other(source, contracts);
+        credits_once(source, contracts);
+    }
+    Some(Contracts {
+        sha256: source.sha256(),
+        by_tenant,
+    })
+}
+
+/// A credit belongs to one contract; it outlives it.
+fn credits_once(source: &Source<'_>, contracts: &[Contract]) {
+    let mut seen = BTreeMap::new();
+    for contract in contracts {
+        for credit in &contract.credits {
+            if let Some(other) = seen.insert(&credit.id, &contract.version) {
+                let (id, tenant) = (&credit.id, &contract.tenant_id);
+                let problem = format!(
+                    "credit {id} is in contract {other} of {tenant} already, and goes on there; remove it here, or \
+                     give it another id"
+                );
+                source.report_line(contract.line, problem);
             }
         }
-        Ok(Contract {
-            tenant_id,
-            version: self.version.get_ref().clone(),
-            effective_from: time(source, "effective_from", &self.effective_from)?,
-            segment: self.segment,
-            currency,
-            country: country.clone(),
-            partner: self.partner.as_ref().map(|partner| partner.get_ref().clone()),
-            tax_category: self.tax_category.get_ref().clone(),
-            minimum_per_month: amount(source, "minimum_per_month", self.minimum_per_month.as_ref(), currency)?,
-            prepaid_credit: amount(source, "prepaid_credit", self.prepaid_credit.as_ref(), currency)?,
-            prices,
-            file: source.name.to_owned(),
-            line: source.error(self.currency.span(), "").line,
-        })
     }
+}
+
+/// Ends each contract where the next begins, unless it has ended before.
+fn one_after_the_other(source: &Source<'_>, contracts: &mut [Contract]) {
+    for at in 1..contracts.len() {
+        let (next, version) = (contracts[at].effective_from, contracts[at].version.clone());
+        let contract = &mut contracts[at - 1];
+        if contract.effective_until.is_some_and(|until| until > next) {
+            let problem = format!(
+                "contract {} of {} holds until after {next}, when {version} begins; end it there, or leave \
+                 effective_until out",
+                contract.version, contract.tenant_id
+            );
+            source.report_line(contract.line, problem);
+        }
+        contract.effective_until = Some(contract.effective_until.map_or(next, |until| until.min(next)));
+    }
+}
+
+fn read_contract(source: &Source<'_>, mut fields: Fields<'_, '_>, unit_tokens: i64) -> Option<Contract> {
+    let (line, sha256) = (source.line(&fields.span()), fields.sha256());
+    let tenant_id = fields.parsed::<TenantId>("tenant_id", "\"acme\"");
+    let version = fields.name("version", "\"acme-2026.1\"");
+    let effective_from = fields.time("effective_from");
+    let until = fields.optional_time("effective_until");
+    let segment = fields.choice("segment", &Segment::ALL, Segment::as_str);
+    let parent = fields.optional_name("parent_account");
+    let currency = fields.parsed::<Currency>("currency", "\"EUR\"");
+    let country = country(source, &mut fields);
+    let partner = fields.optional_name("partner");
+    let tax = tax::read(source, &mut fields);
+    let payment_days = payment_days(source, &mut fields);
+    let fee_per_month = amount(source, &mut fields, "fee_per_month", currency);
+    let minimum_per_month = amount(source, &mut fields, "minimum_per_month", currency);
+    let credits = credit::read(source, &mut fields, currency);
+    let list = fields.list("price").map(At::into_inner).unwrap_or_default();
+    fields.finish();
+
+    let prices = price::prices(source, list, unit_tokens);
+    if let Some(currency) = currency {
+        for price in prices.values().filter(|price| !price.currencies.iter().eq([&currency])) {
+            let problem = format!("a negotiated price must be in {currency}, the contract's currency, and in no other");
+            source.report(price.span.clone(), problem);
+        }
+    }
+    let (tenant_id, effective_from) = (tenant_id?, *effective_from?.get_ref());
+    if let Some(until) = until.as_ref().filter(|until| *until.get_ref() <= effective_from) {
+        source.report(
+            until.span(),
+            "effective_until must be after effective_from; correct one of them",
+        );
+    }
+    Some(Contract {
+        parent_account: parent.map_or_else(|| tenant_id.to_string(), |parent| (*parent.get_ref()).to_owned()),
+        tenant_id,
+        version: (*version?.get_ref()).to_owned(),
+        effective_from,
+        effective_until: until.map(At::into_inner),
+        segment: segment?,
+        currency: currency?,
+        country: country?,
+        partner: partner.map(|partner| (*partner.get_ref()).to_owned()),
+        tax: tax?,
+        payment_days: payment_days?,
+        fee_per_month,
+        minimum_per_month,
+        credits,
+        sha256,
+        prices: prices
+            .into_iter()
+            .map(|(pattern, price)| (pattern, price.points))
+            .collect(),
+        file: source.name().to_owned(),
+        line,
+    })
+}
+
+fn country(source: &Source<'_>, fields: &mut Fields<'_, '_>) -> Option<String> {
+    let text = fields.text("country", "\"DE\"")?;
+    let country = *text.get_ref();
+    if country.parse::<Country>().is_ok() {
+        return Some(country.to_owned());
+    }
+    let problem = format!("country must be two capital letters of ISO 3166-1, like DE, but is {country:?}");
+    source.report(text.span(), problem);
+    None
+}
+
+fn payment_days(source: &Source<'_>, fields: &mut Fields<'_, '_>) -> Option<i64> {
+    let Some(days) = fields.optional_integer("payment_days") else {
+        return Some(PAYMENT_DAYS);
+    };
+    if !(0..=365).contains(days.get_ref()) {
+        source.report(
+            days.span(),
+            format!("payment_days must be 0 to 365, but is {}", days.get_ref()),
+        );
+        return None;
+    }
+    Some(days.into_inner())
 }
 
 /// An amount that can be invoiced: not negative, whole minor units.
-fn amount(
-    source: Source<'_>,
-    key: &str,
-    raw: Option<&Spanned<String>>,
-    currency: Currency,
-) -> Result<Option<Money>, FileError> {
-    let Some(raw) = raw else { return Ok(None) };
-    let amount = raw.get_ref().parse::<Money>();
-    let amount = amount.map_err(|error| source.error(raw.span(), format!("{key}: {error}")))?;
+pub(crate) fn amount(
+    source: &Source<'_>,
+    fields: &mut Fields<'_, '_>,
+    key: &'static str,
+    currency: Option<Currency>,
+) -> Option<Money> {
+    let text = fields.optional_text(key)?;
+    let amount = text
+        .get_ref()
+        .parse::<Money>()
+        .map_err(|error| format!("{key}: {error}"));
+    let (amount, currency) = (source.ok(text.span(), amount)?, currency?);
     if amount < Money::ZERO || amount.rounded(currency) != Ok(amount) {
         let decimals = currency.minor_digits();
         let problem = format!("{key} must not be negative and have at most {decimals} decimals, as {currency} has");
-        return Err(source.error(raw.span(), problem));
+        source.report(text.span(), problem);
     }
-    Ok(Some(amount))
+    Some(amount)
 }

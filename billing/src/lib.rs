@@ -1,8 +1,9 @@
 //! Exact money from an append-only ledger: what each request costs, and the reports that prove it.
 //!
 //! Read in this order: [`money`] is exact, [`sku`] names what is sold, [`rate`] says what a quantity
-//! costs, [`price_book`] and [`contract`] say at which price, [`period`] in which month, [`event`] writes
-//! the ledger row, [`report`] reads the ledger back. Nothing here does IO or reads a clock.
+//! costs, [`price_book`] and [`contract`] say at which price ([`published`]: which never changes, [`quote`]
+//! explains it), [`period`] in which month, [`event`] writes the ledger row,
+//! [`close`] decides a month, [`invoice`] bills it, [`report`] reads the ledger back. Nothing here does IO or reads a clock.
 
 #![forbid(unsafe_code)]
 
@@ -12,9 +13,16 @@ pub mod rate;
 pub mod source;
 mod price;
 pub mod price_book;
+pub mod tax;
+pub mod credit;
 pub mod contract;
+pub mod published;
+pub mod quote;
 pub mod period;
 pub mod event;
+pub mod correct;
+pub mod close;
+pub mod invoice;
 pub mod report;
 
 #[cfg(test)]

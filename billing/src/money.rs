@@ -52,7 +52,7 @@ pub enum MoneyError {
     },
 }
 
-const OUT_OF_RANGE: MoneyError = MoneyError::Range {
+pub(crate) const OUT_OF_RANGE: MoneyError = MoneyError::Range {
     digits: 20,
     signed: true,
 };
@@ -175,6 +175,33 @@ impl fmt::Display for Money {
     /// Exact, without trailing zeros: `-0.00000705`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&decimal_text(self.0, MONEY_SCALE, 0))
+    }
+}
+
+/// As text, exact: JSON numbers are floats in most readers.
+impl serde::Serialize for Money {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Money {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl serde::Serialize for Currency {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.code())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Currency {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -1,187 +1,187 @@
 //! One `[[price]]` of a price book or of a contract: from what is written to what [`crate::rate`] takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
-use serde::Deserialize;
-use toml::Spanned;
-
-use crate::money::Currency;
+use crate::money::{Currency, UnitPrice};
 use crate::rate::{Model, PricePoint, Step};
 use crate::sku::SkuPattern;
-use crate::source::{FileError, Source};
+use crate::source::{At, Fields, Source};
 
 /// A price in each of its currencies.
 pub(crate) type Points = BTreeMap<Currency, PricePoint>;
 
-/// As written.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawPrice {
-    sku_id: Spanned<String>,
-    meter: Spanned<String>,
-    model: Spanned<String>,
-    package_units: Option<Spanned<i64>>,
-    currency: Spanned<BTreeMap<String, Spanned<Vec<RawStep>>>>,
+/// A price and where it is written.
+pub(crate) struct Price {
+    pub(crate) points: Points,
+    /// Its currencies, those with faulty steps included.
+    pub(crate) currencies: BTreeSet<Currency>,
+    pub(crate) span: Range<usize>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawStep {
-    up_to: Option<Spanned<i64>>,
-    price: Spanned<String>,
-}
+const EXAMPLE_POINTS: &str = "{ EUR = [{ price = \"2.00\" }] }";
 
-/// Checks that a unit is one that every price divides by exactly.
-pub(crate) fn unit_tokens(source: Source<'_>, raw: &Spanned<i64>) -> Result<i64, FileError> {
-    match *raw.get_ref() {
-        unit if unit > 0 && 1_000_000 % unit == 0 => Ok(unit),
-        other => {
-            let problem = format!("unit_tokens must divide 1000000, so that amounts stay exact, but is {other}");
-            Err(source.error(raw.span(), problem))
-        }
+/// Reads `unit_tokens`: a unit that every price divides by exactly.
+pub(crate) fn unit_tokens(source: &Source<'_>, fields: &mut Fields<'_, '_>) -> Option<i64> {
+    let unit = fields.integer("unit_tokens", "1_000_000")?;
+    let value = *unit.get_ref();
+    if value > 0 && 1_000_000 % value == 0 {
+        return Some(value);
     }
+    let problem = format!("unit_tokens must divide 1000000, so that amounts stay exact, but is {value}");
+    source.report(unit.span(), problem);
+    None
 }
 
 /// All prices of one list, none twice; `unit_tokens` is what a token price is for.
-pub(crate) fn prices(
-    source: Source<'_>,
-    raw: &[RawPrice],
-    unit_tokens: i64,
-) -> Result<BTreeMap<SkuPattern, Points>, FileError> {
-    let mut prices = BTreeMap::new();
-    for price in raw {
-        let (pattern, points) = price.checked(source, unit_tokens)?;
-        let id = pattern.to_string();
-        if prices.insert(pattern, points).is_some() {
-            return Err(source.error(
-                price.sku_id.span(),
-                format!("sku_id {id} has a price already; remove one"),
-            ));
+pub(crate) fn prices(source: &Source<'_>, list: Vec<Fields<'_, '_>>, unit_tokens: i64) -> BTreeMap<SkuPattern, Price> {
+    let mut prices: BTreeMap<SkuPattern, Price> = BTreeMap::new();
+    for fields in list {
+        let Some((pattern, price)) = read(source, fields, unit_tokens) else {
+            continue;
+        };
+        if let Some(first) = prices.get(&pattern) {
+            let line = source.line(&first.span);
+            source.report(
+                price.span,
+                format!("sku_id {pattern} has a price already, in line {line}; remove one"),
+            );
+            continue;
         }
+        prices.insert(pattern, price);
     }
-    Ok(prices)
+    prices
 }
 
-impl RawPrice {
-    /// Where to point when a currency is at fault.
-    pub(crate) fn span(&self) -> std::ops::Range<usize> {
-        self.sku_id.span()
-    }
+fn read(source: &Source<'_>, mut fields: Fields<'_, '_>, unit_tokens: i64) -> Option<(SkuPattern, Price)> {
+    let sku_id = fields.text("sku_id", "\"*/batch/output\"");
+    let meter = fields.text("meter", "\"output_tokens\"");
+    let model = model(source, &mut fields);
+    let lists = fields.lists("currency", EXAMPLE_POINTS);
+    let place = fields.span();
+    fields.finish();
 
-    /// The SKUs it is for, as written.
-    pub(crate) fn sku_id(&self) -> &str {
-        self.sku_id.get_ref()
+    let pattern = sku_id
+        .as_ref()
+        .and_then(|id| source.ok(id.span(), SkuPattern::parse(id.get_ref())));
+    if let (Some(pattern), Some(meter)) = (&pattern, &meter)
+        && *meter.get_ref() != pattern.meter.column()
+    {
+        let (class, column) = (pattern.meter.class(), pattern.meter.column());
+        let problem = format!(
+            "meter of a .../{class} SKU must be {column:?}, but is {:?}",
+            meter.get_ref()
+        );
+        source.report(meter.span(), problem);
     }
-
-    fn checked(&self, source: Source<'_>, unit_tokens: i64) -> Result<(SkuPattern, Points), FileError> {
-        let pattern = SkuPattern::parse(self.sku_id.get_ref());
-        let pattern = pattern.map_err(|problem| source.error(self.sku_id.span(), problem))?;
-        if self.meter.get_ref() != pattern.meter.column() {
-            let (class, column) = (pattern.meter.class(), pattern.meter.column());
-            let problem = format!(
-                "meter of a .../{class} SKU must be {column:?}, but is {:?}",
-                self.meter.get_ref()
-            );
-            return Err(source.error(self.meter.span(), problem));
-        }
-        let model = self.model(source)?;
-        let per_units = if pattern.meter.is_tokens() { unit_tokens } else { 1 };
-        let mut points = Points::new();
-        for (code, steps) in self.currency.get_ref() {
-            let currency = code
-                .parse::<Currency>()
-                .map_err(|error| source.error(steps.span(), error.to_string()))?;
-            let steps = checked_steps(source, model, steps)?;
-            points.insert(
-                currency,
-                PricePoint {
-                    model,
-                    per_units,
-                    steps,
-                },
-            );
-        }
-        if points.is_empty() {
-            return Err(source.error(
-                self.currency.span(),
-                "currency is empty; give at least one, like currency.EUR",
-            ));
-        }
-        Ok((pattern, points))
+    if lists.is_empty() {
+        source.report(place, "no price in any currency; give at least one, like currency.EUR");
     }
+    let per_units = match pattern.as_ref().map(|pattern| pattern.meter.is_tokens()) {
+        Some(false) => 1,
+        _ => unit_tokens,
+    };
+    let (mut points, mut currencies) = (Points::new(), BTreeSet::new());
+    for (code, list) in lists {
+        let currency = source.ok(list.span(), code.parse::<Currency>());
+        currencies.extend(currency);
+        // The steps are read in any case, so that what is wrong with them is said too.
+        let steps = steps(source, model, list);
+        if let (Some(currency), Some(model), Some(steps)) = (currency, model, steps) {
+            let point = PricePoint {
+                model,
+                per_units,
+                steps,
+            };
+            points.insert(currency, point);
+        }
+    }
+    let span = sku_id?.span();
+    let price = Price {
+        points,
+        currencies,
+        span,
+    };
+    Some((pattern?, price))
+}
 
-    fn model(&self, source: Source<'_>) -> Result<Model, FileError> {
-        let model = match self.model.get_ref().as_str() {
-            "flat" => Model::Flat,
-            "graduated" => Model::Graduated,
-            "volume" => Model::Volume,
-            "package" => {
-                let Some(units) = &self.package_units else {
-                    return Err(source.error(self.model.span(), "a package needs package_units, its size"));
-                };
-                if *units.get_ref() < 1 {
-                    return Err(source.error(units.span(), "package_units must be at least 1"));
+fn model(source: &Source<'_>, fields: &mut Fields<'_, '_>) -> Option<Model> {
+    let model = fields.text("model", "\"flat\"")?;
+    let units = fields.optional_integer("package_units");
+    let plain = match *model.get_ref() {
+        "flat" => Model::Flat,
+        "graduated" => Model::Graduated,
+        "volume" => Model::Volume,
+        "package" => {
+            return match units.as_ref().map(|units| *units.get_ref()) {
+                Some(size @ 1..) => Some(Model::Package { units: size }),
+                Some(_) => {
+                    source.report(units?.span(), "package_units must be at least 1");
+                    None
                 }
-                return Ok(Model::Package {
-                    units: *units.get_ref(),
-                });
-            }
-            other => {
-                let problem = format!("model must be one of flat, graduated, volume, package, but is {other:?}");
-                return Err(source.error(self.model.span(), problem));
-            }
-        };
-        match &self.package_units {
-            Some(units) => Err(source.error(units.span(), "package_units is only for model \"package\"; remove it")),
-            None => Ok(model),
+                None => {
+                    source.report(model.span(), "a package needs package_units, its size");
+                    None
+                }
+            };
         }
+        other => {
+            let problem = format!("model must be one of flat, graduated, volume, package, but is {other:?}");
+            source.report(model.span(), problem);
+            return None;
+        }
+    };
+    if let Some(units) = units {
+        source.report(units.span(), "package_units is only for model \"package\"; remove it");
     }
+    Some(plain)
 }
 
 /// Steps in rising order, the last one open, their number right for `model`.
-fn checked_steps(source: Source<'_>, model: Model, raw: &Spanned<Vec<RawStep>>) -> Result<Vec<Step>, FileError> {
-    let one_only = matches!(model, Model::Flat | Model::Package { .. });
+fn steps(source: &Source<'_>, model: Option<Model>, list: At<Vec<Fields<'_, '_>>>) -> Option<Vec<Step>> {
+    let place = list.span();
+    let count = list.get_ref().len();
     let mut steps = Vec::new();
     let mut below = 0;
-    for (index, step) in raw.get_ref().iter().enumerate() {
-        let is_last = index + 1 == raw.get_ref().len();
-        let price = step.price.get_ref().parse();
-        let price = price.map_err(|error| source.error(step.price.span(), format!("price {error}")))?;
-        let up_to = match &step.up_to {
-            None if is_last => None,
-            None => {
-                return Err(source.error(
-                    step.price.span(),
-                    "only the last step may be without up_to; add it here",
-                ));
-            }
+    for (index, mut fields) in list.into_inner().into_iter().enumerate() {
+        let price = fields.text("price", "\"2.00\"");
+        let up_to = fields.optional_integer("up_to");
+        let (span, is_last) = (fields.span(), index + 1 == count);
+        fields.finish();
+        match &up_to {
+            None if !is_last => source.report(span, "only the last step may be without up_to; add it here"),
             Some(up_to) if is_last => {
-                return Err(source.error(
+                source.report(
                     up_to.span(),
                     "the last step must be without up_to, so that no quantity is unpriced",
-                ));
+                );
             }
             Some(up_to) if *up_to.get_ref() <= below => {
-                return Err(source.error(
+                source.report(
                     up_to.span(),
                     format!("up_to must be above {below}, where the step begins"),
-                ));
+                );
             }
-            Some(up_to) => Some(*up_to.get_ref()),
-        };
+            _ => {}
+        }
+        let up_to = up_to.map(At::into_inner);
         below = up_to.unwrap_or(below);
-        steps.push(Step { up_to, price });
+        let price = price.and_then(|text| {
+            let price = text
+                .get_ref()
+                .parse::<UnitPrice>()
+                .map_err(|error| format!("price {error}"));
+            source.ok(text.span(), price)
+        });
+        steps.extend(price.map(|price| Step { up_to, price }));
     }
-    match steps.len() {
-        0 => Err(source.error(
-            raw.span(),
-            "the list of steps is empty; give at least { price = \"…\" }",
-        )),
-        1 => Ok(steps),
-        _ if one_only => Err(source.error(
-            raw.span(),
+    if count == 0 {
+        source.report(place, "the list of steps is empty; give at least { price = \"…\" }");
+    } else if count > 1 && matches!(model, Some(Model::Flat | Model::Package { .. })) {
+        source.report(
+            place,
             "this model takes one step without up_to; use graduated or volume",
-        )),
-        _ => Ok(steps),
+        );
     }
+    (count > 0 && steps.len() == count).then_some(steps)
 }

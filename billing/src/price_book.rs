@@ -8,27 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use schemas::request::ServiceTier;
-use serde::Deserialize;
-use toml::Spanned;
 
 use crate::money::Currency;
-use crate::price::{self, Points, RawPrice};
+use crate::price::{self, Points, Price};
 use crate::rate::PricePoint;
 use crate::sku::{Meter, Sku, SkuPattern};
-use crate::source::{FileError, Source};
-
-/// As written.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawVersion {
-    id: Spanned<String>,
-    version: Spanned<String>,
-    effective_from: Spanned<String>,
-    unit_tokens: Spanned<i64>,
-    rounding: Spanned<String>,
-    default_currency: Spanned<String>,
-    price: Vec<RawPrice>,
-}
+use crate::source::{At, Fields, FileErrors, Source};
 
 /// One version of a price book.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,39 +52,33 @@ pub struct PriceBook {
 
 impl PriceBook {
     /// Reads a book of one version. `source_name` is what errors call the file.
-    pub fn parse(text: &str, source_name: &str) -> Result<Self, FileError> {
-        let source = Source {
-            name: source_name,
-            text,
-        };
-        let (raw, version) = read_version(source)?;
-        Ok(PriceBook {
-            id: raw.id.into_inner(),
-            versions: vec![version],
-        })
+    pub fn parse(text: &str, source_name: &str) -> Result<Self, FileErrors> {
+        let source = Source::new(text, source_name);
+        let book = read(&source).map(|file| PriceBook {
+            id: file.id.into_inner(),
+            versions: vec![file.version],
+        });
+        source.finish(book)
     }
 
     /// The book with one more version, read from a file of its own; versions may come in any order.
-    pub fn with(mut self, text: &str, source_name: &str) -> Result<Self, FileError> {
-        let source = Source {
-            name: source_name,
-            text,
-        };
-        let (raw, version) = read_version(source)?;
-        if *raw.id.get_ref() != self.id {
-            let problem = format!(
-                "id must be {:?}, that of the book's other versions, but is {:?}",
-                self.id,
-                raw.id.get_ref()
-            );
-            return Err(source.error(raw.id.span(), problem));
+    pub fn with(mut self, text: &str, source_name: &str) -> Result<Self, FileErrors> {
+        let source = Source::new(text, source_name);
+        let added = read(&source).and_then(|file| self.add(&source, file));
+        source.finish(added.map(|()| self))
+    }
+
+    fn add(&mut self, source: &Source<'_>, file: VersionFile) -> Option<()> {
+        let version = file.version;
+        if *file.id.get_ref() != self.id {
+            let (ours, theirs) = (&self.id, file.id.get_ref());
+            let problem = format!("id must be {ours:?}, that of the book's other versions, but is {theirs:?}");
+            source.report(file.id.span(), problem);
         }
         if self.version(&version.version).is_some() {
-            let problem = format!(
-                "version {} is in the book already; give this file another name",
-                version.version
-            );
-            return Err(source.error(raw.version.span(), problem));
+            let name = &version.version;
+            let problem = format!("version {name} is in the book already; give this file another name");
+            source.report(file.name_span, problem);
         }
         match self
             .versions
@@ -107,12 +86,15 @@ impl PriceBook {
         {
             Ok(at) => {
                 let other = &self.versions[at].version;
-                let problem = format!("version {other} begins at this moment too; two prices for one moment");
-                Err(source.error(raw.effective_from.span(), problem))
+                let problem = format!(
+                    "version {other} begins at this moment too; two prices for one moment: let one begin later"
+                );
+                source.report(file.from_span, problem);
+                None
             }
             Err(at) => {
                 self.versions.insert(at, version);
-                Ok(self)
+                Some(())
             }
         }
     }
@@ -134,66 +116,82 @@ impl PriceBook {
     }
 }
 
-fn read_version(source: Source<'_>) -> Result<(RawVersion, PriceVersion), FileError> {
-    let raw: RawVersion = source.read()?;
-    for (key, value) in [("id", &raw.id), ("version", &raw.version)] {
-        name(source, key, value)?;
-    }
-    if raw.rounding.get_ref() != "half_away_from_zero" {
+/// A version as its file says it, and where.
+struct VersionFile {
+    id: At<String>,
+    name_span: std::ops::Range<usize>,
+    from_span: std::ops::Range<usize>,
+    version: PriceVersion,
+}
+
+fn read(source: &Source<'_>) -> Option<VersionFile> {
+    let table = source.read()?;
+    let mut fields = Fields::new(source, &table, 0..0);
+    let id = fields.name("id", "\"public\"");
+    let name = fields.name("version", "\"2026-10-01.1\"");
+    let from = fields.time("effective_from");
+    let unit_tokens = price::unit_tokens(source, &mut fields);
+    let rounding = fields.text("rounding", "\"half_away_from_zero\"");
+    let default = fields.text("default_currency", "\"EUR\"");
+    let list = fields.list("price").map(At::into_inner).unwrap_or_default();
+    fields.finish();
+
+    if let Some(rounding) = rounding.filter(|rounding| *rounding.get_ref() != "half_away_from_zero") {
         let problem = format!(
             "rounding must be \"half_away_from_zero\", but is {:?}",
-            raw.rounding.get_ref()
+            rounding.get_ref()
         );
-        return Err(source.error(raw.rounding.span(), problem));
+        source.report(rounding.span(), problem);
     }
-    let default_currency = raw.default_currency.get_ref().parse::<Currency>();
-    let default_currency =
-        default_currency.map_err(|error| source.error(raw.default_currency.span(), error.to_string()))?;
-    let prices = price::prices(source, &raw.price, price::unit_tokens(source, &raw.unit_tokens)?)?;
-    let currencies: BTreeSet<Currency> = prices.values().flat_map(|points| points.keys().copied()).collect();
-    every_currency(source, &raw, &prices, &currencies)?;
-    if !currencies.contains(&default_currency) {
-        let problem = format!("default_currency {default_currency} has no prices; add them, or choose another");
-        return Err(source.error(raw.default_currency.span(), problem));
-    }
-    every_model(source, &prices)?;
+    let prices = price::prices(source, list, unit_tokens.unwrap_or(1));
+    let currencies: BTreeSet<Currency> = prices.values().flat_map(|price| &price.currencies).copied().collect();
+    every_currency(source, &prices, &currencies);
+    every_model(source, &prices);
+    let default_currency = default.and_then(|code| {
+        let currency = source.ok(code.span(), code.get_ref().parse::<Currency>())?;
+        if !currencies.contains(&currency) {
+            let problem = format!("default_currency {currency} has no prices; add them, or choose another");
+            source.report(code.span(), problem);
+        }
+        Some(currency)
+    })?;
+    let (id, name, from) = (id?, name?, from?);
     let version = PriceVersion {
-        version: raw.version.get_ref().clone(),
-        effective_from: time(source, "effective_from", &raw.effective_from)?,
+        version: (*name.get_ref()).to_owned(),
+        effective_from: *from.get_ref(),
         sha256: source.sha256(),
         default_currency,
         currencies,
-        prices,
+        prices: prices
+            .into_iter()
+            .map(|(pattern, price)| (pattern, price.points))
+            .collect(),
     };
-    Ok((raw, version))
+    Some(VersionFile {
+        id: At::new(id.span(), (*id.get_ref()).to_owned()),
+        name_span: name.span(),
+        from_span: from.span(),
+        version,
+    })
 }
 
 /// Each price is given in all currencies of the version, so that a currency is sold wholly or not at all.
-fn every_currency(
-    source: Source<'_>,
-    raw: &RawVersion,
-    prices: &BTreeMap<SkuPattern, Points>,
-    currencies: &BTreeSet<Currency>,
-) -> Result<(), FileError> {
-    for (pattern, points) in prices {
-        let Some(missing) = currencies.iter().find(|currency| !points.contains_key(currency)) else {
-            continue;
-        };
-        let id = pattern.to_string();
-        let span = raw
-            .price
+fn every_currency(source: &Source<'_>, prices: &BTreeMap<SkuPattern, Price>, currencies: &BTreeSet<Currency>) {
+    for (pattern, price) in prices {
+        for missing in currencies
             .iter()
-            .find(|price| price.sku_id() == id)
-            .map_or(0..0, RawPrice::span);
-        let problem =
-            format!("{id} has no currency.{missing}, which other prices have; add it here, or remove it there");
-        return Err(source.error(span, problem));
+            .filter(|currency| !price.currencies.contains(currency))
+        {
+            let problem = format!(
+                "{pattern} has no currency.{missing}, which other prices have; add it here, or remove it there"
+            );
+            source.report(price.span.clone(), problem);
+        }
     }
-    Ok(())
 }
 
 /// Each tier and token class has a price for any model.
-fn every_model(source: Source<'_>, prices: &BTreeMap<SkuPattern, Points>) -> Result<(), FileError> {
+fn every_model(source: &Source<'_>, prices: &BTreeMap<SkuPattern, Price>) {
     for tier in ServiceTier::ALL {
         for meter in Meter::ALL.into_iter().filter(|meter| meter.is_tokens()) {
             let pattern = SkuPattern {
@@ -204,32 +202,8 @@ fn every_model(source: Source<'_>, prices: &BTreeMap<SkuPattern, Points>) -> Res
             if !prices.contains_key(&pattern) {
                 let problem =
                     format!("{pattern} has no price, so a new model could not be rated; add a [[price]] for it");
-                return Err(source.error(source.text.len()..source.text.len(), problem));
+                source.report(source.end(), problem);
             }
         }
     }
-    Ok(())
-}
-
-/// A name that goes into a table: 1 to 64 characters, no control characters.
-pub(crate) fn name(source: Source<'_>, key: &str, value: &Spanned<String>) -> Result<(), FileError> {
-    let text = value.get_ref();
-    if (1..=64).contains(&text.chars().count()) && !text.chars().any(char::is_control) {
-        return Ok(());
-    }
-    Err(source.error(
-        value.span(),
-        format!("{key} must have 1 to 64 characters and no control characters"),
-    ))
-}
-
-/// A moment like `2026-10-01T00:00:00Z`.
-pub(crate) fn time(source: Source<'_>, key: &str, value: &Spanned<String>) -> Result<Timestamp, FileError> {
-    value.get_ref().parse().map_err(|_| {
-        let problem = format!(
-            "{key} must be a moment like \"2026-10-01T00:00:00Z\", but is {:?}",
-            value.get_ref()
-        );
-        source.error(value.span(), problem)
-    })
 }

@@ -64,6 +64,32 @@ impl fmt::Display for Sku {
     }
 }
 
+impl std::str::FromStr for Sku {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let pattern = SkuPattern::parse(text)?;
+        Ok(Sku {
+            model_id: pattern.model_id.unwrap_or_else(|| "*".to_owned()),
+            tier: pattern.tier,
+            meter: pattern.meter,
+        })
+    }
+}
+
+impl serde::Serialize for Sku {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Sku {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// Which SKUs a price is for: one, or with `*` that of every model that has no price of its own. Tiers of
 /// a graduated price count per SKU, so models never share them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -95,13 +95,13 @@ fn the_contract_is_read_whole() {
 }
 
 #[test]
-fn minimum_and_credit_are_whole_minor_units() {
+fn minimum_and_fee_are_whole_minor_units() {
     let with = |line: &str| CONTRACTS.replacen("country = \"DE\"", &format!("country = \"DE\"\n{line}"), 1);
-    let read = Contracts::parse(&with("minimum_per_month = \"100.50\"\nprepaid_credit = \"5000\""), "c").unwrap();
+    let read = Contracts::parse(&with("minimum_per_month = \"100.50\"\nfee_per_month = \"5000\""), "c").unwrap();
     let acme = read.version(&"acme".parse().unwrap(), "acme-2026.1").unwrap();
     assert_eq!(acme.minimum_per_month.unwrap().to_string(), "100.5");
-    assert_eq!(acme.prepaid_credit.unwrap().to_string(), "5000");
-    for line in ["minimum_per_month = \"0.005\"", "prepaid_credit = \"-1\""] {
+    assert_eq!(acme.fee_per_month.unwrap().to_string(), "5000");
+    for line in ["minimum_per_month = \"0.005\"", "fee_per_month = \"-1\""] {
         let error = Contracts::parse(&with(line), "c").unwrap_err().to_string();
         assert!(
             error.contains("must not be negative and have at most 2 decimals, as EUR has"),
@@ -168,7 +168,7 @@ const WRONG_PRICES: [[&str; 3]; 28] = [
     [
         "*/batch/output",
         "debian-sections/batch/output",
-        "has a price already; remove one",
+        "has a price already, in line",
     ],
     [
         "meter = \"output_tokens\"",
@@ -219,17 +219,20 @@ const WRONG_PRICES: [[&str; 3]; 28] = [
         "\"XAU\" is not an ISO",
     ],
     ["unit_tokens = 1_000_000\n", "", "missing field `unit_tokens`"],
-    ["id = \"public\"", "id = \"public", "expected `\"`"],
+    [
+        "id = \"public\"",
+        "id = \"public",
+        "invalid basic string, expected `\"`",
+    ],
 ];
 
 #[test]
 fn a_wrong_price_book_says_where_and_what_to_do() {
     let error = PriceBook::parse(&PRICES.replacen("\"2.15\"", "2.15", 1), "prices.toml").unwrap_err();
     let line = 1 + PRICES.lines().position(|line| line.contains("\"2.15\"")).unwrap();
-    assert_eq!(error.line, line);
-    assert!(
-        error.problem.contains("floating point `2.15`, expected a string"),
-        "{error}"
+    assert_eq!(
+        error.to_string(),
+        format!("prices.toml:{line}: price must be a text in quotes, but is the number 2.15")
     );
     for [from, to, expected] in WRONG_PRICES {
         assert!(PRICES.contains(from), "{from}");
@@ -252,7 +255,11 @@ fn wrong_contracts_say_where_and_what_to_do() {
         "country = \"QQ\"",
         "two capital letters of ISO 3166-1, like DE",
     );
-    contract_error("segment = \"enterprise\"", "segment = \"big\"", "unknown variant `big`");
+    contract_error(
+        "segment = \"enterprise\"",
+        "segment = \"big\"",
+        "segment must be one of enterprise, mid_market, smb, but is \"big\"",
+    );
     contract_error(
         "tenant_id = \"acme\"",
         "tenant_id = \"\"",
@@ -276,6 +283,130 @@ fn wrong_contracts_say_where_and_what_to_do() {
         error.contains("acme has a contract version acme-2026.1 already"),
         "{error}"
     );
+}
+
+#[test]
+fn every_problem_is_said_at_once_in_the_order_of_lines() {
+    let wrong = PRICES
+        .replacen("unit_tokens = 1_000_000\n", "unit_tokens = \"1_000_000\"\n", 1)
+        .replacen("\"6.00\"", "\"6.OO\"", 1)
+        .replacen("model = \"graduated\"", "modle = \"graduated\"", 1)
+        .replacen("currency.JPY = [{ price = \"80\" }]\n", "", 1);
+    let errors = PriceBook::parse(&wrong, "prices.toml").unwrap_err();
+    let found: Vec<_> = errors
+        .0
+        .iter()
+        .map(|error| error.problem.split([';', ',']).next().unwrap())
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "unit_tokens must be a whole number below 9.2e18",
+            "price \"6.OO\" is not a decimal number",
+            "debian-sections/batch/cached_input has no currency.JPY",
+            "missing field `model`",
+            "unknown field `modle`",
+        ]
+    );
+    let lines: Vec<_> = errors.0.iter().map(|error| error.line).collect();
+    assert!(lines.is_sorted() && lines[0] == 11, "{lines:?}");
+    let broken = "id = \n[[price]\nsku_id = \"";
+    assert!(PriceBook::parse(broken, "p").unwrap_err().0.len() > 1);
+}
+
+#[test]
+fn wrong_tax_credits_and_times_of_a_contract_say_what_to_do() {
+    let with = |line: &str| CONTRACTS.replacen("tax_rate = \"19\"", line, 1);
+    let credit =
+        "tax_rate = \"19\"\n[[contract.credit]]\nid = \"a\"\nkind = \"prepaid\"\nfrom = \"2026-01-01T00:00:00Z\"";
+    for (line, expected) in [
+        ("", "tax_category S needs a tax_rate in percent"),
+        ("tax_rate = \"100\"", "at most 2 digits before the point"),
+        ("tax_rate = \"0.00001\"", "more than 4 decimals"),
+        ("tax_rate = \"19\"\npayment_days = 400", "payment_days must be 0 to 365"),
+        (
+            "tax_rate = \"19\"\neffective_until = \"2019-01-01T00:00:00Z\"",
+            "effective_until must be after effective_from",
+        ),
+        (credit, "a credit needs an amount above zero"),
+        (
+            &format!("{credit}\namount = \"5.001\""),
+            "at most 2 decimals, as EUR has",
+        ),
+        (
+            &format!("{credit}\namount = \"5\"\nexpires = \"2026-01-01T00:00:00Z\""),
+            "expires must be after from",
+        ),
+    ] {
+        let errors = Contracts::parse(&with(line), "c").unwrap_err();
+        assert!(errors.to_string().contains(expected), "{errors}");
+    }
+    contract_error(
+        "tax_category = \"S\"",
+        "tax_category = \"X\"",
+        "must be one of S, Z, E, AE, K, G, O, L, M",
+    );
+    contract_error(
+        "tax_category = \"S\"",
+        "tax_category = \"O\"",
+        "tax_category O has no tax_rate; remove it",
+    );
+}
+
+#[test]
+fn a_contract_ends_where_it_says_or_where_the_next_begins() {
+    let second = CONTRACTS.replace("globex", "acme").replace(
+        "acme-2026.1\"\neffective_from = \"2020",
+        "acme-2027.1\"\neffective_from = \"2027",
+    );
+    // Both contracts are acme's now, the second one from 2027 on.
+    let second = second.replacen(
+        "acme-2027.1\"\neffective_from = \"2027",
+        "acme-2026.1\"\neffective_from = \"2020",
+        1,
+    );
+    let until = |date: &str| {
+        second.replacen(
+            "country = \"DE\"",
+            &format!("country = \"DE\"\neffective_until = \"{date}T00:00:00Z\""),
+            1,
+        )
+    };
+    let at = |contracts: &Contracts, time: &str| {
+        let contract = contracts.at(&"acme".parse().unwrap(), time.parse().unwrap());
+        contract.map(|contract| contract.version.clone())
+    };
+    let contracts = Contracts::parse(&second, "c").unwrap();
+    assert_eq!(at(&contracts, "2026-12-31T23:59:59Z").unwrap(), "acme-2026.1");
+    assert_eq!(at(&contracts, "2027-01-01T00:00:00Z").unwrap(), "acme-2027.1");
+    let contracts = Contracts::parse(&until("2026-06-01"), "c").unwrap();
+    assert_eq!(at(&contracts, "2026-05-31T23:59:59Z").unwrap(), "acme-2026.1");
+    assert_eq!(at(&contracts, "2026-06-01T00:00:00Z"), None);
+    let errors = Contracts::parse(&until("2027-06-01"), "c").unwrap_err();
+    assert!(
+        errors
+            .to_string()
+            .contains("holds until after 2027-01-01T00:00:00Z, when acme-2027.1 begins"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn the_hash_of_a_contract_is_of_what_it_says_not_of_its_layout() {
+    let hash = |text: &str| {
+        let contracts = Contracts::parse(text, "c").unwrap();
+        contracts
+            .all()
+            .map(|contract| contract.sha256.clone())
+            .collect::<Vec<_>>()
+    };
+    let same = CONTRACTS
+        .replace("country = \"DE\"", "  country   = 'DE' # Germany")
+        .replace("100_000_000", "100000000");
+    assert_ne!(same, CONTRACTS);
+    assert_eq!(hash(&same), hash(CONTRACTS));
+    let other = hash(&CONTRACTS.replace("\"1.60\"", "\"1.61\""));
+    assert!(other[0] != hash(CONTRACTS)[0] && other[1] == hash(CONTRACTS)[1]);
 }
 
 #[test]

@@ -198,7 +198,7 @@ fn what_cannot_be_booked_is_said() {
     let error = contracts().check(&book).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "contracts.toml:35: globex is billed in USD, but version 2026-01-01.1 of price book public has no prices in it; \
+        "contracts.toml:43: globex is billed in USD, but version 2026-01-01.1 of price book public has no prices in it; \
          add them there"
     );
     let globex = result("globex", 7);

@@ -8,12 +8,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use schemas::billing::BillingRow;
 use schemas::ids::DedupKey;
 
 use crate::chunk::{Chunk, PartitionId};
 use crate::intent::seen::Seen;
 use crate::intent::{Intent, IntentError, Intents, Seal};
-use crate::sink::{Sink, StageError, Table};
+use crate::sink::{Sink, StageError, StagedFiles, Table};
 use crate::store::Store;
 use crate::tables::{Stuck, TableError, Tables};
 
@@ -283,6 +284,29 @@ impl Committer {
             });
         }
         let files = self.sink.stage(chunk).await?;
+        self.seal_files(chunk, files).await
+    }
+
+    /// As [`Committer::seal`], of billing rows that no result belongs to: one offset of the partition each.
+    pub async fn seal_billing(
+        &self,
+        partition: &PartitionId,
+        from: i64,
+        rows: Vec<BillingRow>,
+    ) -> Result<Sealed, CommitError> {
+        let chunk = Chunk {
+            partition: partition.clone(),
+            from,
+            to: from.saturating_add(i64::try_from(rows.len()).unwrap_or(i64::MAX)),
+            outcomes: Vec::new(),
+            dedup_keys: Vec::new(),
+            dead_letters: Vec::new(),
+        };
+        let files = self.sink.stage_rows(partition, from, Vec::new(), rows).await?;
+        self.seal_files(&chunk, files).await
+    }
+
+    async fn seal_files(&self, chunk: &Chunk, files: StagedFiles) -> Result<Sealed, CommitError> {
         let intent = Intent::new(chunk, files, &self.worker_id);
         let sealed = match self.intents.seal(&intent, self.settings.seal_age_max).await? {
             Seal::Ours => Sealed {

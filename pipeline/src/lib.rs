@@ -22,5 +22,7 @@ pub mod dead_letter;
 pub mod progress;
 pub mod run;
 pub mod jobs;
+pub mod corrections;
+pub mod close;
 pub mod telemetry;
 pub mod cli;

@@ -179,17 +179,24 @@ impl Sink {
         if chunk.outcomes.is_empty() {
             return Ok(StagedFiles::default());
         }
-        let stem = format!("part-{:05}-{:020}", chunk.partition.partition, chunk.from);
-        let (results, billing) = chunk
-            .outcomes
-            .iter()
-            .cloned()
-            .map(|one| (one.result, one.billing))
-            .unzip();
+        let rows = chunk.outcomes.iter().cloned().map(|one| (one.result, one.billing));
+        let (results, billing) = rows.unzip();
+        self.stage_rows(&chunk.partition, chunk.from, results, billing).await
+    }
+
+    /// As [`Sink::stage`], of rows that need not come in pairs. A table without rows gets no file.
+    pub async fn stage_rows(
+        &self,
+        partition: &PartitionId,
+        from: i64,
+        results: Vec<ResultRow>,
+        billing: Vec<BillingRow>,
+    ) -> Result<StagedFiles, StageError> {
+        let stem = format!("part-{:05}-{from:020}", partition.partition);
         let encoding = tokio::task::spawn_blocking(move || encode(results, billing, &stem));
         let failed = |source| StageError::Encode {
-            partition: chunk.partition.clone(),
-            from: chunk.from,
+            partition: partition.clone(),
+            from,
             source,
         };
         let encoded = encoding.await.map_err(|e| failed(e.into()))?.map_err(failed)?;

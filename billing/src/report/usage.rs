@@ -109,7 +109,7 @@ pub(crate) fn from_ledger(ledger: Ledger, book: &PriceBook, contracts: &Contract
             .contract_version
             .as_ref()
             .and_then(|name| contracts.version(&line.tenant, name));
-        contract.is_some_and(|contract| contract.minimum_per_month.is_some() || contract.prepaid_credit.is_some())
+        contract.is_some_and(|contract| contract.minimum_per_month.is_some() || !contract.credits.is_empty())
     };
     Ok(UsageReport {
         totals: totals(&ledger, &lines)?,

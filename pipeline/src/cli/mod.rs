@@ -17,6 +17,8 @@ pub mod submit;
 pub mod jobs;
 pub mod run_batch;
 pub mod report;
+pub mod price;
+pub mod billing;
 pub mod config;
 
 pub use failure::{Exit, Failure};
@@ -65,6 +67,10 @@ enum Command {
     #[command(subcommand)]
     Report(report::Report),
     #[command(subcommand)]
+    Price(price::Price),
+    #[command(subcommand)]
+    Billing(billing::Billing),
+    #[command(subcommand)]
     Config(config::Config),
 }
 
@@ -94,6 +100,8 @@ impl Cli {
                 Command::Jobs(command) => command.run(&settings).await,
                 Command::RunBatch(command) => command.run(&settings).await,
                 Command::Report(command) => command.run(&settings).await,
+                Command::Price(command) => command.run(&settings),
+                Command::Billing(command) => command.run(&settings).await,
                 Command::Config(command) => command.run(&settings),
             }
         };

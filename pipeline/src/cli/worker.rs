@@ -74,6 +74,7 @@ pub async fn parts(settings: &Settings, drain: bool) -> Result<Parts, Failure> {
         .map_err(|_| no_answer(settings))??;
     let models = Arc::new(Models::open(&settings.models)?);
     let prices = Prices::load(&settings.billing)?;
+    prices.publish(&store).await?;
     let zone = &settings.worker.residency_zone;
     let commit = CommitSettings::default();
     let committer = Committer::open(store.clone(), zone, &settings.worker.id, commit).await?;

@@ -1,6 +1,7 @@
 //! `bitnet report`: the ledger for finance, and the proof that it is the results'.
 
 mod pinned;
+mod invoice;
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -32,6 +33,12 @@ pub enum Report {
   bitnet report reconcile
   bitnet report reconcile --drained    # after a drain: every request submitted must have a result, too")]
     Reconcile(Reconcile),
+    /// The invoices of a closed month, or the events behind one of their lines
+    #[command(after_help = "Examples:
+  bitnet report invoice --month 2026-10 --tenant acme
+  bitnet report invoice --month 2026-10 --format csv -o october.csv
+  bitnet report invoice --month 2026-10 --events 0b4d9d3c-…    # a line's external id")]
+    Invoice(invoice::InvoiceReport),
 }
 
 /// `bitnet report usage`.
@@ -78,6 +85,7 @@ impl Report {
     pub(super) async fn run(&self, settings: &Settings) -> Result<(), Failure> {
         match self {
             Report::Usage(usage) => usage.run(settings).await,
+            Report::Invoice(invoice) => invoice.run(settings).await,
             Report::Reconcile(reconcile) => print_reconciliation(settings, reconcile.drained).await,
         }
     }
