@@ -14,7 +14,7 @@ use crate::model::{Model, Workspace};
 use crate::prefix::prefix_hashes;
 use crate::sampler::Sampler;
 use crate::scheduler::{Grant, Limits, Prefix, Scheduler};
-use crate::sequence::Sequence;
+use crate::sequence::{Sequence, Wanted};
 
 /// Rows that the LM head takes at once, at least and at most: many share one pass over its weights, and their logits
 /// are kept.
@@ -246,7 +246,7 @@ impl Engine {
             work,
             ..
         } = self;
-        plan.grants.sort_by_key(|grant| sequences[&grant.id].wants_logits());
+        plan.grants.sort_by_key(|grant| sequences[&grant.id].wanted());
         work.fill_batch(&plan.grants, scheduler, sequences);
         threads.install(|| work.compute(model, sequences, cache, &mut report.events));
         for Grant { id, start, len } in plan.grants {
@@ -297,7 +297,7 @@ impl Work {
         }
     }
 
-    /// Runs the batch and hands every wanted row to its sequence. Those that want hidden states come first.
+    /// Runs the batch and hands every wanted row to its sequence, in the order of what is [wanted](Wanted) of it.
     fn compute(
         &mut self,
         model: &Model,
@@ -314,21 +314,27 @@ impl Work {
         } = self;
         let (size, vocabulary) = (model.forward().config.hidden, model.vocabulary());
         let hidden = model.forward().run(batch, cache, space);
-        let hidden_only = owners.partition_point(|id| !sequences[id].wants_logits());
+        let hidden_only = owners.partition_point(|id| sequences[id].wanted() == Wanted::HiddenState);
+        let without_others = owners.partition_point(|id| sequences[id].wanted() != Wanted::Logits);
         for (id, row) in owners[..hidden_only].iter().zip(hidden.chunks_exact(size)) {
             sequences.entry(*id).and_modify(|sequence| sequence.take_hidden(row));
         }
         let head_rows = logits.len() / vocabulary;
-        let rest = hidden[hidden_only * size..].chunks(head_rows * size);
-        for (ids, rows) in owners[hidden_only..].chunks(head_rows).zip(rest) {
-            let logits = &mut logits[..ids.len() * vocabulary];
-            model.forward().logits(rows, logits);
-            for (id, logits) in ids.iter().zip(logits.chunks_exact_mut(vocabulary)) {
-                let Some(sequence) = sequences.get_mut(id) else {
-                    continue;
-                };
-                if sequence.take_logits(model, sampler, logits) {
-                    events.push(Event::FirstToken(*id));
+        for group in [hidden_only..without_others, without_others..owners.len()] {
+            let rest = hidden[group.start * size..group.end * size].chunks(head_rows * size);
+            let largest_only = group.start < without_others;
+            for (ids, rows) in owners[group].chunks(head_rows).zip(rest) {
+                let logits = &mut logits[..ids.len() * vocabulary];
+                if largest_only {
+                    model.forward().largest_logits(rows, logits);
+                } else {
+                    model.forward().logits(rows, logits);
+                }
+                for (id, logits) in ids.iter().zip(logits.chunks_exact_mut(vocabulary)) {
+                    let sequence = sequences.get_mut(id);
+                    if sequence.is_some_and(|sequence| sequence.take_logits(model, sampler, logits)) {
+                        events.push(Event::FirstToken(*id));
+                    }
                 }
             }
         }

@@ -27,8 +27,9 @@ mod completion;
 pub use crate::completion::{Completion, FinishReason, Usage};
 pub use crate::engine::{Engine, EngineError, EngineSettings, Event, StepReport};
 pub use crate::job::{Endpoint, Job, JobId, Priority, RequestError};
-pub use crate::model::{ConvertError, LoadError, LoadOptions, Model, ModelInfo, convert, inspect};
+pub use crate::model::{ConvertError, Footprint, LoadError, LoadOptions, Model, ModelInfo, Shape, convert, inspect};
 pub use crate::prefix::count_cached;
+pub use kernels::limits;
 
 /// The names of the instruction sets that this CPU can compute with, slowest first.
 pub fn kernel_names() -> Vec<&'static str> {

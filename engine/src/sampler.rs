@@ -28,6 +28,15 @@ pub(crate) struct Sampling {
     pub(crate) seed: u64,
 }
 
+impl Sampling {
+    /// The token with the model's own largest logit is taken.
+    pub(crate) fn takes_largest(&self) -> bool {
+        self.temperature == 0.0
+            && self.logit_bias.is_empty()
+            && (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) == (1.0, 0.0, 0.0)
+    }
+}
+
 /// Draws tokens; holds memory that is used again from token to token.
 pub(crate) struct Sampler {
     kernel: Kernel,

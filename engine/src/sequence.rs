@@ -46,6 +46,15 @@ struct Rating {
     greedy: bool,
 }
 
+/// What a job wants of a position, in the order in which a batch computes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wanted {
+    HiddenState,
+    /// Logits of which only the largest counts.
+    LargestLogit,
+    Logits,
+}
+
 impl Sequence {
     pub(crate) fn new(job: Job) -> Sequence {
         let usage = Usage {
@@ -81,9 +90,13 @@ impl Sequence {
         self.wanted_from
     }
 
-    /// Logits are wanted rather than hidden states.
-    pub(crate) fn wants_logits(&self) -> bool {
-        !matches!(self.progress, Progress::Embed { .. })
+    /// What is wanted of each such position; it stays the same for the whole job.
+    pub(crate) fn wanted(&self) -> Wanted {
+        match &self.progress {
+            Progress::Embed { .. } => Wanted::HiddenState,
+            Progress::Generate(writing) if writing.takes_largest() => Wanted::LargestLogit,
+            Progress::Generate(_) | Progress::Score(_) => Wanted::Logits,
+        }
     }
 
     /// Takes the hidden state `[hidden]` of the first position wanted.
@@ -168,6 +181,11 @@ impl Writing {
             logprobs: Vec::new(),
             finish: None,
         }
+    }
+
+    /// Of all logits only the largest counts: no log-probability is shown, and nothing is changed or drawn.
+    fn takes_largest(&self) -> bool {
+        self.task.top_logprobs.is_none() && self.task.sampling.takes_largest()
     }
 
     /// Draws the next token, unless none is wanted, and sees whether the text ends with it.

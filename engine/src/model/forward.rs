@@ -7,6 +7,7 @@
 use kernels::Kernel;
 use kernels::activations::Activations;
 use kernels::float::{KvCache, QuerySpan, Rope, add, attention, relu_squared, rms_norm, silu};
+use kernels::head::Head;
 use kernels::matmul::{Projection, matmul};
 use kernels::ternary::TernaryMatrix;
 
@@ -20,6 +21,7 @@ pub(crate) struct Forward {
     pub(crate) weights: Weights,
     pub(crate) rope: Rope,
     pub(crate) kernel: Kernel,
+    pub(crate) head: Head,
 }
 
 /// Memory of the intermediate results, kept from step to step. It grows to the largest batch seen.
@@ -104,6 +106,11 @@ impl Forward {
     /// Logits of hidden states `[any, hidden]`, `out [any, vocabulary]`.
     pub(crate) fn logits(&self, hidden: &[f32], out: &mut [f32]) {
         self.weights.head().logits(self.kernel, hidden, out);
+    }
+
+    /// The same, good for taking the first of the largest, which alone are right: [`Head::largest_logits`].
+    pub(crate) fn largest_logits(&self, hidden: &[f32], out: &mut [f32]) {
+        self.head.largest_logits(self.kernel, self.weights.head(), hidden, out);
     }
 
     /// `hidden += o_proj(sub_norm(attention(norm(hidden))))`

@@ -7,11 +7,14 @@ mod weights;
 mod forward;
 mod convert;
 mod inspect;
+mod footprint;
+mod synthetic;
 
 use std::path::Path;
 
 use kernels::Kernel;
 use kernels::float::{KvCache, KvShape, KvShapeError, Rope};
+use kernels::head::Head;
 use serde_json::Value;
 
 use self::config::Config;
@@ -25,9 +28,11 @@ use crate::tokenizer::Tokenizer;
 
 pub use self::convert::{ConvertError, convert};
 pub use self::error::LoadError;
+pub use self::footprint::Footprint;
 pub(crate) use self::formats::{TextFile, TokenizerFiles};
 pub(crate) use self::forward::{Forward, Workspace};
 pub use self::inspect::{ModelInfo, inspect};
+pub use self::synthetic::Shape;
 
 /// Bytes of the table of rotary sines and cosines: 2²⁰ positions of heads of 128.
 const ROPE_BYTES_MAX: usize = 1 << 29;
@@ -96,6 +101,7 @@ impl Model {
         let rope = Rope::new(&config.rope_frequencies, context_length);
         let eos = config.eos.clone();
         let forward = Forward {
+            head: Head::new(kernel, weights.head()),
             config,
             weights,
             rope,

@@ -83,6 +83,14 @@ impl DenseMatrix {
         self.cols
     }
 
+    /// Bytes that the values take.
+    pub fn bytes_len(&self) -> usize {
+        match &self.values {
+            Values::Bf16(bits) => size_of_val(bits.as_slice()),
+            Values::F32(values) => size_of_val(values.as_slice()),
+        }
+    }
+
     /// Copies one row: a token's embedding, `out [cols]`.
     ///
     /// # Panics
@@ -130,6 +138,44 @@ impl DenseMatrix {
                 }),
             }
         });
+    }
+}
+
+impl DenseMatrix {
+    /// One logit of `x [cols]`, to the bit what [`logits`](Self::logits) gives.
+    pub(crate) fn logit(&self, kernel: Kernel, row: usize, x: &[f32]) -> f32 {
+        let range = row * self.cols..(row + 1) * self.cols;
+        match &self.values {
+            Values::Bf16(bits) => kernel.run(Dot { w: &bits[range], x }),
+            Values::F32(values) => kernel.run(Dot { w: &values[range], x }),
+        }
+    }
+}
+
+/// The dot product of one row with one state.
+struct Dot<'a, E> {
+    w: &'a [E],
+    x: &'a [f32],
+}
+
+impl<E: Element> Pass for Dot<'_, E> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let (w, w_rest) = self.w.as_chunks::<LANES>();
+        let (x, x_rest) = self.x.as_chunks::<LANES>();
+        let mut acc = simd.splat(0.0);
+        for (w, x) in w.iter().zip(x) {
+            acc = simd.mul_add(E::load(simd, w), simd.load(x), acc);
+        }
+        if !w_rest.is_empty() {
+            let (w, x) = (padded(w_rest, E::default()), padded(x_rest, 0.0));
+            acc = simd.mul_add(E::load(simd, &w), simd.load(&x), acc);
+        }
+        let mut lanes = [0.0; LANES];
+        simd.store(acc, &mut lanes);
+        sum(&lanes)
     }
 }
 

@@ -58,12 +58,9 @@ pub(super) fn products(
     let steps = tokens.len().div_ceil(ROWS_STEP);
     MASKED.with_borrow_mut(|masked| {
         mask(tile.lines, masked);
-        // SAFETY: the configuration is 64 valid bytes; tile registers are this thread's, and nobody else uses them.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly)) };
+        configure();
         for (i, first) in tokens.clone().step_by(ROWS_STEP).enumerate() {
-            for line in tile.with_share_of_ahead(i, i + 1, steps).ahead {
-                _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast());
-            }
+            fetch(tile.with_share_of_ahead(i, i + 1, steps).ahead);
             let tokens = first..tokens.end.min(first + ROWS_STEP);
             multiply(masked, activations, tokens.clone(), &mut sums);
             for (sums, token) in sums.iter_mut().zip(tokens.clone()) {
@@ -71,9 +68,44 @@ pub(super) fn products(
             }
             write(tokens.clone(), &sums[..tokens.len()]);
         }
-        // SAFETY: every sum has left its register.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        release();
     });
+}
+
+/// The sums of a tile of unsigned bytes, `[groups, blocks]`, with all tokens, which lie in rows: `write(first token, sums)`
+/// for every 32 of them.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(crate) fn products_of_bytes(tile: Tile<'_>, activations: &Activations, mut write: impl FnMut(usize, &[Sums])) {
+    let mut sums = [Sums([0; TILE_ROWS]); ROWS_STEP];
+    let steps = activations.tokens().div_ceil(ROWS_STEP);
+    let blocks = tile.lines.as_chunks().0;
+    configure();
+    for (i, first) in (0..activations.tokens()).step_by(ROWS_STEP).enumerate() {
+        fetch(tile.with_share_of_ahead(i, i + 1, steps).ahead);
+        let tokens = first..activations.tokens().min(first + ROWS_STEP);
+        multiply(blocks, activations, tokens.clone(), &mut sums);
+        write(first, &sums[..tokens.len()]);
+    }
+    release();
+}
+
+/// Makes the tile registers of this thread ready.
+fn configure() {
+    // SAFETY: the configuration is 64 valid bytes; tile registers are this thread's, and nobody else uses them.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly)) };
+}
+
+/// Gives the tile registers back, once every sum has left them.
+fn release() {
+    // SAFETY: no sum is in a register from one call of `multiply` to the next.
+    unsafe { asm!("tilerelease", options(nostack, nomem)) };
+}
+
+fn fetch(lines: &[Line]) {
+    for line in lines {
+        // SAFETY: every x86-64 has SSE, and a prefetch of any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) };
+    }
 }
 
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]

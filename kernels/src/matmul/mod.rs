@@ -13,7 +13,7 @@ mod avx512bw;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-mod amx;
+pub(crate) mod amx;
 
 use std::ops::Range;
 
@@ -81,9 +81,9 @@ pub fn matmul_i32(kernel: Kernel, activations: &Activations, weights: &TernaryMa
 
 /// A tile of rows, and what to fetch while it is multiplied: a part of the tile that comes after it.
 #[derive(Clone, Copy)]
-struct Tile<'a> {
-    lines: &'a [Line],
-    ahead: &'a [Line],
+pub(crate) struct Tile<'a> {
+    pub(crate) lines: &'a [Line],
+    pub(crate) ahead: &'a [Line],
 }
 
 /// An address to prefetch while a line is read; not one to read from.
@@ -96,7 +96,7 @@ fn after(line: &Line) -> *const i8 {
 /// The sums of a tile's rows with one token.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Sums([i32; TILE_ROWS]);
+pub(crate) struct Sums(pub(crate) [i32; TILE_ROWS]);
 
 impl Tile<'_> {
     /// The same tile with the part `from / of..to / of` of what is ahead.
@@ -111,7 +111,7 @@ impl Tile<'_> {
 
 impl Sums {
     /// The sums of each group of 16 rows.
-    fn groups(&mut self) -> &mut [[i32; TILE_LANES]] {
+    pub(crate) fn groups(&mut self) -> &mut [[i32; TILE_LANES]] {
         self.0.as_chunks_mut().0
     }
 }

@@ -20,6 +20,7 @@ pub mod report;
 pub mod price;
 pub mod billing;
 pub mod config;
+pub mod model;
 
 pub use failure::{Exit, Failure};
 
@@ -71,6 +72,8 @@ enum Command {
     #[command(subcommand)]
     Billing(billing::Billing),
     #[command(subcommand)]
+    Model(model::Model),
+    #[command(subcommand)]
     Config(config::Config),
 }
 
@@ -102,6 +105,7 @@ impl Cli {
                 Command::Report(command) => command.run(&settings).await,
                 Command::Price(command) => command.run(&settings),
                 Command::Billing(command) => command.run(&settings).await,
+                Command::Model(command) => command.run().await,
                 Command::Config(command) => command.run(&settings),
             }
         };
