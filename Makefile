@@ -4,7 +4,7 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test check golden-check bench stack clean-stack
+.PHONY: help demo test check golden-check bench bench-model bench-peers stack clean-stack
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,18 @@ golden-check: ## Compute the golden files again with transformers and compare (i
 
 bench: ## Measure the kernels against the limits of this machine
 	$(CARGO) bench --locked --package kernels --bench limits
+
+bench-model: ## Measure a whole model of random weights against the limits of this machine
+	$(CARGO) run --release --locked -- model bench --shape 2b4t
+
+bench-peers: $(TARGET)/peers/installed ## Measure it in turns with llama.cpp (compiles that first, some minutes)
+	$(CARGO) build --release --locked --package pipeline
+	$(TARGET)/peers/bin/python integration/peers/bench.py $(TARGET)/release/bitnet --work $(TARGET)/peers
+
+$(TARGET)/peers/installed: integration/peers/requirements.txt
+	python3 -m venv $(TARGET)/peers
+	$(TARGET)/peers/bin/pip install --quiet --requirement integration/peers/requirements.txt
+	touch $@
 
 stack: ## Install broker, object store and readers for the tests
 	@sh integration/stack/install.sh $(TARGET)/stack

@@ -96,7 +96,7 @@ impl States {
         split.quantize(kernel, &pairs, cols);
         let (mut norms, mut errors) = (Vec::new(), Vec::new());
         for (state, x) in x.chunks_exact(cols).enumerate() {
-            let part = |token| split.values(token).map(move |q| f64::from(q));
+            let part = |token| split.values(token).map(f64::from);
             let steps = [split.step(2 * state), split.step(2 * state + 1)].map(f64::from);
             let rounded = part(2 * state)
                 .zip(part(2 * state + 1))
