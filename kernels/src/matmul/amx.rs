@@ -57,7 +57,7 @@ pub(super) fn products(
     let mut sums = [Sums([0; TILE_ROWS]); ROWS_STEP];
     let steps = tokens.len().div_ceil(ROWS_STEP);
     MASKED.with_borrow_mut(|masked| {
-        mask(tile.lines, masked);
+        let masked = mask(tile.lines, masked);
         configure();
         for (i, first) in tokens.clone().step_by(ROWS_STEP).enumerate() {
             fetch(tile.with_share_of_ahead(i, i + 1, steps).ahead);
@@ -109,9 +109,12 @@ fn fetch(lines: &[Line]) {
 }
 
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn mask(lines: &[Line], masked: &mut Vec<Block>) {
+fn mask<'m>(lines: &[Line], masked: &'m mut Vec<Block>) -> &'m [Block] {
     let blocks = lines.len().div_ceil(ROWS);
-    masked.resize(GROUPS * blocks, [Line([0; LINE_LEN]); ROWS]);
+    if masked.len() < GROUPS * blocks {
+        masked.resize(GROUPS * blocks, [Line([0; LINE_LEN]); ROWS]);
+    }
+    let masked = &mut masked[..GROUPS * blocks];
     for (group, masked) in masked.chunks_exact_mut(blocks).enumerate() {
         let masked = masked.as_flattened_mut();
         for (masked, line) in masked.iter_mut().zip(lines) {
@@ -120,6 +123,7 @@ fn mask(lines: &[Line], masked: &mut Vec<Block>) {
         }
         masked[lines.len()..].fill(Line([0; LINE_LEN]));
     }
+    masked
 }
 
 /// The sums of up to 32 tokens with all groups.

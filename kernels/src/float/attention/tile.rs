@@ -58,15 +58,15 @@ impl Pass for Attend<'_> {
         sums.resize(queries.len(), 0.0);
         acc.clear();
         acc.resize(queries.len() * vectors, Aligned([0.0; LANES]));
-        for group in (0..stride / LANES).step_by(2) {
-            score(
-                simd,
-                queries,
-                context,
-                [group, (group + 1).min(stride / LANES - 1)],
-                scores,
-                stride,
-            );
+        let last = (stride / LANES).saturating_sub(1);
+        for group in (0..=last).step_by(2) {
+            if group + 2 <= last {
+                fetch(simd, context.keys(group + 2));
+                fetch(simd, context.keys((group + 3).min(last)));
+            } else {
+                fetch(simd, context.values(0).rows);
+            }
+            score(simd, queries, context, [group, (group + 1).min(last)], scores, stride);
         }
         for ((sum, row), query) in sums.iter_mut().zip(scores.chunks_exact_mut(stride)).zip(queries) {
             *sum = Exponentials {
@@ -76,6 +76,9 @@ impl Pass for Attend<'_> {
         }
         let block_len = context.cache.shape().block_len;
         for from in (0..positions).step_by(block_len) {
+            if from + block_len < positions {
+                fetch(simd, context.values(from + block_len).rows);
+            }
             add_block(
                 simd,
                 queries,
@@ -90,6 +93,14 @@ impl Pass for Attend<'_> {
                 simd.store(simd.div(simd.load(&acc.0), simd.splat(*sum)), &mut acc.0);
             }
         }
+    }
+}
+
+/// Asks for what comes next, for with few queries memory is what everything waits for, and blocks do not lie in a row.
+#[inline(always)]
+fn fetch<S: Simd>(simd: S, lines: &[Aligned]) {
+    for line in lines {
+        simd.prefetch(line);
     }
 }
 

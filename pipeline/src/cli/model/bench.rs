@@ -341,3 +341,22 @@ impl Run {
         Err(Failure::new(Exit::CheckFailed, problem))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_that_is_timed_computes_its_whole_batch() {
+        let model = Model::random(engine::Shape::Tiny, &LoadOptions::default()).expect("a kernel runs here");
+        check(&model).expect("finite logits");
+        let model = Arc::new(model);
+        for case in [Case::Prompt, Case::Decode(1), Case::Decode(64)] {
+            let mut run = Run::new(&model, 2, case, 2).expect("it starts");
+            for _ in 0..2 {
+                let (seconds, contexts) = run.round().expect("a whole batch");
+                assert!(seconds > 0.0 && contexts >= case.tokens(), "{case:?}");
+            }
+        }
+    }
+}
