@@ -235,7 +235,7 @@ fn one_after_the_other(source: &Source<'_>, contracts: &mut [Contract]) {
 }
 
 fn read_contract(source: &Source<'_>, mut fields: Fields<'_, '_>, unit_tokens: i64) -> Option<Contract> {
-    let (line, sha256) = (source.line(&fields.span()), fields.sha256());
+    let (line, sha256) = (source.line(&fields.span()), fields.sha256(unit_tokens));
     let tenant_id = fields.parsed::<TenantId>("tenant_id", "\"acme\"");
     let version = fields.name("version", "\"acme-2026.1\"");
     let effective_from = fields.time("effective_from");

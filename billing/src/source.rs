@@ -137,9 +137,11 @@ impl<'s, 'a> Fields<'s, 'a> {
         self.span.clone()
     }
 
-    /// SHA-256 in hexadecimal of what the table says: the same for every layout and order of keys.
-    pub(crate) fn sha256(&self) -> String {
+    /// SHA-256 in hexadecimal of what the table says where tokens are priced per `unit_tokens`: the same for
+    /// every layout and order of keys.
+    pub(crate) fn sha256(&self, unit_tokens: i64) -> String {
         let mut hash = Sha256::new();
+        hash.update(unit_tokens.to_be_bytes());
         digest_table(&mut hash, self.table);
         hex::encode(hash.finalize())
     }

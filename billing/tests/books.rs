@@ -405,6 +405,8 @@ fn the_hash_of_a_contract_is_of_what_it_says_not_of_its_layout() {
         .replace("100_000_000", "100000000");
     assert_ne!(same, CONTRACTS);
     assert_eq!(hash(&same), hash(CONTRACTS));
+    let unit = hash(&CONTRACTS.replace("unit_tokens = 1_000_000", "unit_tokens = 1_000"));
+    assert!(unit[0] != hash(CONTRACTS)[0], "prices of another unit are other prices");
     let other = hash(&CONTRACTS.replace("\"1.60\"", "\"1.61\""));
     assert!(other[0] != hash(CONTRACTS)[0] && other[1] == hash(CONTRACTS)[1]);
 }

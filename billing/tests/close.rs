@@ -63,16 +63,29 @@ struct Closed {
 }
 
 fn try_close(month: &str, rows: &[BillingRow], earlier: &[RecordBatch], booked: &Booked) -> Result<Closed, CloseError> {
+    try_close_with(&book(), month, rows, earlier, booked)
+}
+
+fn open(batches: &[RecordBatch]) -> Batches<'_> {
+    Box::new(batches.iter().cloned().map(Ok))
+}
+
+fn try_close_with(
+    book: &PriceBook,
+    month: &str,
+    rows: &[BillingRow],
+    earlier: &[RecordBatch],
+    booked: &Booked,
+) -> Result<Closed, CloseError> {
     let batches: Vec<_> = rows.chunks(7).map(|rows| to_batch(rows).unwrap()).collect();
-    let open = |batches: &[RecordBatch]| -> Batches<'static> { Box::new(batches.to_vec().into_iter().map(Ok)) };
-    let (book, contracts) = (book(), contracts());
+    let contracts = contracts();
     let inputs = Inputs {
         period: period(month),
         ledger: &|| open(&batches),
         rows: rows.len() as u64,
         earlier: &|| open(earlier),
         booked,
-        book: &book,
+        book,
         contracts: &contracts,
     };
     let mut kept = Vec::new();
@@ -340,6 +353,30 @@ fn the_hidden_name_of_a_tenant_changes_no_total() {
     };
     assert!(!total(&rows).is_empty());
     assert_eq!(total(&rows), total(&erased));
+}
+
+#[test]
+fn a_later_price_changes_no_earlier_charge() {
+    let rows: Vec<_> = (0..20)
+        .map(|n| event("acme", n, "2026-10", "other", [n, 2 * n, 3 * n]))
+        .collect();
+    let later = PRICES
+        .replace("2026-01-01.1", "later")
+        .replace("2020-01-01", "2026-10-01")
+        .replace("\"9.00\"", "\"90.00\"");
+    let with = book().with(&later, "later.toml").unwrap();
+    let before = close("2026-10", &rows);
+    let after = try_close_with(&with, "2026-10", &rows, &[], &Booked::new()).unwrap();
+    assert_eq!((before.batches, before.charges), (after.batches, after.charges));
+    let now = usage_row(
+        &result("acme", 1),
+        false,
+        &with,
+        &contracts(),
+        "2026-11-24T01:00:03Z".parse().unwrap(),
+    )
+    .unwrap();
+    assert_eq!(now.price_version, "later");
 }
 
 #[test]

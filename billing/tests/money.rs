@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use bigdecimal::{BigDecimal, RoundingMode};
 use billing::money::{Currency, MONEY_PARTS_MAX, Money, MoneyError, UnitPrice};
+use billing::tax::Percent;
 use proptest::prelude::*;
 
 const CURRENCIES: [(&str, u32); 4] = [("JPY", 0), ("EUR", 2), ("USD", 2), ("KWD", 3)];
@@ -64,6 +65,18 @@ proptest! {
             }
             Err(_) => prop_assert!(amount.parts().abs() > MONEY_PARTS_MAX - 10_i128.pow(18)),
         }
+    }
+
+    #[test]
+    fn tax_is_the_oracles_in_every_currency(minor in -1_000_000_000_000_i64..1_000_000_000_000, rate in 0..1_000_000_i64, which in 0..CURRENCIES.len()) {
+        let currency = currency(CURRENCIES[which].0);
+        let digits = i64::from(currency.minor_digits());
+        let base = BigDecimal::new(minor.into(), digits);
+        let rate = BigDecimal::new(rate.into(), 4);
+        let percent: Percent = rate.to_plain_string().parse().unwrap();
+        let tax = percent.of(money(&base.to_plain_string()), currency).unwrap();
+        let exact = (base * rate / BigDecimal::from(100)).with_scale_round(digits, RoundingMode::HalfUp);
+        prop_assert_eq!(oracle(tax), exact);
     }
 
     #[test]

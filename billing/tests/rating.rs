@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use bigdecimal::BigDecimal;
 use billing::money::{Money, UnitPrice};
-use billing::rate::{Model, PricePoint, Step, rate};
+use billing::rate::{self, Model, PricePoint, Step, portions_more, rate, rate_more};
 use proptest::prelude::*;
 
 fn point(model: Model, per_units: i64, steps: &[(Option<i64>, &str)]) -> PricePoint {
@@ -117,6 +117,23 @@ proptest! {
             before += part;
         }
         prop_assert_eq!(sum, rate(&point, before).unwrap());
+    }
+
+    /// Every portion is its price times its quantity to the last digit, and together they are the charge.
+    #[test]
+    fn portions_are_price_times_quantity_and_add_up(point in points(), before in -200..200_i64, units in -200..200_i64) {
+        let portions = portions_more(&point, before, units).unwrap();
+        for portion in &portions {
+            let price = BigDecimal::from_str(&portion.price.to_string()).unwrap();
+            let exact = price * BigDecimal::from(portion.quantity) / BigDecimal::from(portion.per_units);
+            prop_assert_eq!(BigDecimal::from_str(&portion.amount.to_string()).unwrap(), exact);
+        }
+        let sum = Money::sum(portions.iter().map(|portion| portion.amount)).unwrap();
+        prop_assert_eq!(sum, rate_more(&point, before, units).unwrap());
+        if point.model == Model::Graduated {
+            prop_assert_eq!(portions.iter().map(|portion| portion.quantity).sum::<i64>(), units);
+        }
+        prop_assert_eq!(portions_more(&point, 0, units).unwrap(), rate::portions(&point, units).unwrap());
     }
 
     #[test]

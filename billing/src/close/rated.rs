@@ -28,7 +28,7 @@ use crate::sku::{Meter, Sku};
 pub use super::events::{Counts, Refused};
 
 /// Rows of the ledger held at a time.
-const ROWS_MAX: u64 = 1_500_000;
+const ROWS_MAX: u64 = 1_000_000;
 
 /// Rows in one batch of rated rows.
 const BATCH_ROWS: usize = 16_384;

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use billing::close::CloseError;
 use billing::close::manifest::{GRACE, Manifest};
 use billing::period::Period;
 use clap::{Args, Subcommand};
@@ -204,6 +205,10 @@ impl From<PeriodError> for Failure {
             PeriodError::Table { .. } | PeriodError::Object(ObjectError::Store { .. }) => {
                 (Exit::Outage, "check that the store is up, and run again")
             }
+            PeriodError::Close {
+                source: CloseError::Io { .. },
+                ..
+            } => (Exit::Outage, "check that the store is up, and run again"),
             PeriodError::Close { .. } => (Exit::BadInput, "see the causes above; nothing was closed"),
         };
         Failure::new(exit, error).help(remedy)

@@ -170,8 +170,7 @@ impl Periods {
         let lock = match lock {
             Some(lock) => lock,
             None => {
-                let last = earlier.last_key_value().map(|(period, earlier)| (*period, earlier));
-                let lock = self.new_lock(period, prices, zones, grace, now, last, &earlier).await?;
+                let lock = self.new_lock(period, prices, zones, grace, now, &earlier).await?;
                 prices.publish(&self.store).await?;
                 self.objects.create_json(&name(period, LOCK), &lock).await?
             }
@@ -270,7 +269,6 @@ impl Periods {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what a month depends on")]
     async fn new_lock(
         &self,
         period: Period,
@@ -278,7 +276,6 @@ impl Periods {
         zones: &[String],
         grace: SignedDuration,
         now: Timestamp,
-        last: Option<(Period, &Earlier)>,
         earlier: &BTreeMap<Period, Earlier>,
     ) -> Result<Lock, PeriodError> {
         let versions = prices.book.versions().iter();
@@ -287,8 +284,8 @@ impl Periods {
             period,
             locked_at: now,
             grace_hours: grace.as_hours(),
-            previous: last.map(|(period, earlier)| Previous {
-                period,
+            previous: earlier.last_key_value().map(|(period, earlier)| Previous {
+                period: *period,
                 manifest_sha256: earlier.manifest_sha256.clone(),
             }),
             price_book: prices.book.id.clone(),
