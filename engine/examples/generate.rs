@@ -16,20 +16,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = Arc::new(Model::load(Path::new(&dir), &LoadOptions::default())?);
     let mut engine = Engine::new(model.clone(), &EngineSettings::default())?;
 
-    for (number, prompt) in prompts.iter().enumerate() {
+    for (id, prompt) in (0..).map(JobId).zip(&prompts) {
         let body = json!({ "prompt": prompt, "max_tokens": 16, "temperature": 0 });
-        let job = model.prepare(Endpoint::Completions, &body, &format!("prompt {number}"))?;
-        engine.submit(JobId(number as u64), job, Priority::Interactive)?;
+        let job = model.prepare(Endpoint::Completions, &body, prompt)?;
+        engine.submit(id, job, Priority::Interactive)?;
     }
 
     while !engine.is_idle() {
         for event in engine.step().events {
-            if let Event::Finished(JobId(number), completion) = event {
-                let text = completion.output_text.unwrap_or_default();
-                println!(
-                    "{}{text}   [{} tokens]",
-                    prompts[number as usize], completion.usage.output_tokens
-                );
+            match event {
+                Event::FirstToken(_) => {}
+                Event::Failed(_, error) => return Err(error.into()),
+                Event::Finished(JobId(number), completion) => {
+                    let (prompt, text) = (&prompts[number as usize], completion.output_text.unwrap_or_default());
+                    println!("{prompt}{text}   [{} tokens]", completion.usage.output_tokens);
+                }
             }
         }
     }

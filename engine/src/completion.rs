@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 /// What a finished job gives back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
-    /// Why it ended.
+    /// Why it ended; of several texts, the first.
     pub finish_reason: FinishReason,
-    /// The text written; for a score, the text of the likeliest choice; nothing for an embedding.
+    /// The text written, the first of several; for a score, the text of the likeliest choice; nothing for an embedding.
     pub output_text: Option<String>,
     /// The vector of an embeddings request: as long as the hidden size, of Euclidean length 1.
     pub embedding: Option<Vec<f32>>,
@@ -51,10 +51,18 @@ impl FinishReason {
 /// What only the response body shows.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Detail {
-    Text { logprobs: Option<Vec<TokenLogprob>> },
-    Chat { logprobs: Option<Vec<TokenLogprob>> },
+    Text { choices: Vec<TextChoice> },
+    Chat { choices: Vec<TextChoice> },
     Embedding,
     Score { choices: Vec<ScoredChoice> },
+}
+
+/// One of the texts written.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TextChoice {
+    pub(crate) text: String,
+    pub(crate) finish_reason: FinishReason,
+    pub(crate) logprobs: Option<Vec<TokenLogprob>>,
 }
 
 /// A token with its log-probability, and the likeliest ones at its place.
@@ -94,22 +102,9 @@ pub(crate) struct ScoredChoice {
 impl Completion {
     /// OpenAI's response body. `created_unix` is in seconds; the engine has no clock of its own.
     pub fn response(&self, id: &str, created_unix: i64, model: &str) -> Value {
-        let finish = self.finish_reason.as_str();
-        let text = self.output_text.as_deref().unwrap_or_default();
-        let (object, choices) = match &self.detail {
-            Detail::Text { logprobs } => {
-                let logprobs = logprobs.as_deref().map(text_logprobs);
-                let choice = json!({ "index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish });
-                ("text_completion", json!([choice]))
-            }
-            Detail::Chat { logprobs } => {
-                let logprobs = logprobs.as_deref().map(
-                    |tokens| json!({ "content": tokens.iter().map(chat_logprob).collect::<Vec<_>>(), "refusal": null }),
-                );
-                let message = json!({ "role": "assistant", "content": text, "refusal": null });
-                let choice = json!({ "index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish });
-                ("chat.completion", json!([choice]))
-            }
+        let (object, choices): (_, Value) = match &self.detail {
+            Detail::Text { choices } => ("text_completion", choices.iter().enumerate().map(text_choice).collect()),
+            Detail::Chat { choices } => ("chat.completion", choices.iter().enumerate().map(chat_choice).collect()),
             Detail::Embedding => return self.embedding_response(model),
             Detail::Score { choices } => ("score", self.score_choices(choices)),
         };
@@ -151,6 +146,27 @@ impl Completion {
             "prompt_tokens_details": { "cached_tokens": cached_tokens },
         })
     }
+}
+
+/// One choice of a text completion.
+fn text_choice((index, choice): (usize, &TextChoice)) -> Value {
+    json!({
+        "index": index, "text": choice.text, "logprobs": choice.logprobs.as_deref().map(text_logprobs),
+        "finish_reason": choice.finish_reason.as_str(),
+    })
+}
+
+/// One choice of a chat completion.
+fn chat_choice((index, choice): (usize, &TextChoice)) -> Value {
+    let content = |tokens: &Vec<TokenLogprob>| tokens.iter().map(chat_logprob).collect::<Vec<_>>();
+    let logprobs = choice
+        .logprobs
+        .as_ref()
+        .map(|tokens| json!({ "content": content(tokens), "refusal": null }));
+    json!({
+        "index": index, "message": { "role": "assistant", "content": choice.text, "refusal": null },
+        "logprobs": logprobs, "finish_reason": choice.finish_reason.as_str(),
+    })
 }
 
 /// The `logprobs` of a text completion: parallel lists.

@@ -90,6 +90,8 @@ pub enum Event {
     FirstToken(JobId),
     /// The job is done and forgotten.
     Finished(JobId, Completion),
+    /// The answer cannot be finished: its constraint became too complex on the way. The job is forgotten.
+    Failed(JobId, RequestError),
 }
 
 /// What one step did.
@@ -253,14 +255,15 @@ impl Engine {
             let Some(sequence) = sequences.get_mut(&id) else {
                 continue;
             };
-            match sequence.settle(start + len) {
+            match sequence.settle(model, start + len) {
                 Some(computed) => scheduler.advance(id, computed, sequence.tokens().len()),
                 None => {
                     scheduler.remove(id);
-                    let done = sequences.remove(&id).map(|sequence| sequence.complete(model));
-                    report
-                        .events
-                        .extend(done.map(|completion| Event::Finished(id, completion)));
+                    let ended = sequences.remove(&id).map(|sequence| sequence.complete(model));
+                    report.events.extend(ended.map(|ended| match ended {
+                        Ok(completion) => Event::Finished(id, completion),
+                        Err(error) => Event::Failed(id, error),
+                    }));
                 }
             }
         }

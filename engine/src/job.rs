@@ -2,9 +2,11 @@
 //! [`Completion`](crate::Completion).
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::grammar::Constraint;
 use crate::sampler::Sampling;
 
 /// Names one submitted job; the caller chooses it and gets it back with every event.
@@ -25,12 +27,13 @@ pub enum Priority {
 /// The kinds of request that a model answers, by OpenAI's paths (`/v1/score` is ours).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
-    /// Messages through the model's chat template. Fields: `messages`, `max_completion_tokens` (or `max_tokens`),
-    /// `stop`, `logprobs`, `top_logprobs`, and those of sampling.
+    /// Messages through the model's chat template. Fields: `messages`, `max_completion_tokens` (or `max_tokens`), `n`,
+    /// `stop`, `logprobs`, `top_logprobs`, and those of sampling and of structured output.
     ChatCompletions,
-    /// A plain prompt. Fields: `prompt` (text, token ids, or a list of one of them), `max_tokens`, `echo`, `logprobs`,
-    /// `stop`, and those of sampling: `temperature`, `top_p`, `top_k`, `min_p`, `seed`, `presence_penalty`,
-    /// `frequency_penalty`, `repetition_penalty`, `logit_bias`.
+    /// A plain prompt. Fields: `prompt` (text, token ids, or a list of one of them), `max_tokens`, `n`, `echo`,
+    /// `logprobs`, `stop`; those of sampling: `temperature`, `top_p`, `top_k`, `min_p`, `seed`, `presence_penalty`,
+    /// `frequency_penalty`, `repetition_penalty`, `logit_bias`; and one of structured output: `response_format`, or
+    /// vLLM's `structured_outputs`, `guided_json`, `guided_regex`, `guided_choice`.
     Completions,
     /// One vector for a text, from the hidden states after the last norm. Fields: `input`, and `pooling`, `"mean"`
     /// (as without it) or `"last"`.
@@ -110,7 +113,7 @@ impl Job {
     /// The most tokens that it may write.
     pub fn output_tokens_max(&self) -> usize {
         match &self.work {
-            Work::Generate(generate) => generate.tokens_max,
+            Work::Generate(generate) => generate.choices * generate.tokens_max,
             Work::Embed(_) | Work::Score(_) => 0,
         }
     }
@@ -144,6 +147,9 @@ pub(crate) enum Work {
 pub(crate) struct Generate {
     /// The response body is a chat completion rather than a text completion.
     pub(crate) chat: bool,
+    /// Texts to write, one after another; the seed of each is one more than that of the one before, as in vLLM.
+    pub(crate) choices: usize,
+    /// Of each text.
     pub(crate) tokens_max: usize,
     /// None of them empty.
     pub(crate) stop: Vec<String>,
@@ -151,6 +157,7 @@ pub(crate) struct Generate {
     pub(crate) top_logprobs: Option<usize>,
     /// The prompt's text, to stand before the answer.
     pub(crate) echo: Option<String>,
+    pub(crate) constraint: Option<Arc<Constraint>>,
     pub(crate) sampling: Sampling,
 }
 

@@ -13,6 +13,7 @@
 mod model;
 mod tokenizer;
 mod template;
+mod grammar;
 mod request;
 mod job;
 mod engine;

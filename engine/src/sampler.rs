@@ -5,6 +5,7 @@
 
 use kernels::Kernel;
 use kernels::float::{argmax, log_softmax, softmax};
+use llguidance::toktrie::SimpleVob;
 
 /// How the next token is drawn.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,9 +67,19 @@ impl Sampler {
         argmax(self.kernel, logits).unwrap_or(0) as u32
     }
 
-    /// Draws the token that follows `answer`, and leaves `logits` changed.
-    pub(crate) fn draw(&mut self, sampling: &Sampling, prompt: &[u32], answer: &[u32], logits: &mut [f32]) -> u32 {
+    /// Draws the token that follows `answer` from those `allowed` (all, where that is none), and leaves `logits` changed.
+    pub(crate) fn draw(
+        &mut self,
+        sampling: &Sampling,
+        prompt: &[u32],
+        answer: &[u32],
+        allowed: Option<&SimpleVob>,
+        logits: &mut [f32],
+    ) -> u32 {
         penalize(sampling, prompt, answer, logits);
+        if let Some(allowed) = allowed {
+            forbid_others(allowed, logits);
+        }
         let likeliest = self.likeliest(logits);
         let max = logits[likeliest as usize];
         if sampling.temperature == 0.0 || !max.is_finite() {
@@ -163,6 +174,21 @@ fn penalize(sampling: &Sampling, prompt: &[u32], answer: &[u32], logits: &mut [f
     }
 }
 
+/// Takes every chance from the tokens outside `allowed`; if it holds no finite logit, its first token gets one.
+fn forbid_others(allowed: &SimpleVob, logits: &mut [f32]) {
+    let mut hope = false;
+    for (token, logit) in logits.iter_mut().enumerate() {
+        match allowed.get(token) {
+            true => hope |= logit.is_finite(),
+            false => *logit = f32::NEG_INFINITY,
+        }
+    }
+    if let (false, Some(token)) = (hope, allowed.first_bit_set()) {
+        logits.fill(f32::NEG_INFINITY);
+        logits[token] = 0.0;
+    }
+}
+
 /// The first candidate at which the running sum of probabilities passes `uniform` of the whole.
 fn pick(candidates: impl Iterator<Item = (u32, f32)> + Clone, uniform: f64) -> Option<u32> {
     let total: f64 = candidates.clone().map(|(_, p)| f64::from(p)).sum();
@@ -218,7 +244,7 @@ mod tests {
                 seed,
                 ..sampling.clone()
             };
-            counts[sampler.draw(&sampling, &[], &[], &mut logits) as usize] += 1;
+            counts[sampler.draw(&sampling, &[], &[], None, &mut logits) as usize] += 1;
         }
         counts
     }
@@ -268,7 +294,7 @@ mod tests {
                 temperature: 0.0,
                 ..sampling
             };
-            sampler.draw(&sampling, prompt, answer, &mut [2.0, 1.5, -1.0])
+            sampler.draw(&sampling, prompt, answer, None, &mut [2.0, 1.5, -1.0])
         };
         assert_eq!(draw(plain(), &[0], &[0]), 0);
         assert_eq!(
@@ -334,7 +360,7 @@ mod tests {
         let mut sampler = Sampler::new(Kernel::best());
         for bad in [f32::NAN, f32::NEG_INFINITY, f32::INFINITY] {
             assert_eq!(
-                sampler.draw(&Sampling { top_k: 2, ..plain() }, &[], &[], &mut [bad; 3]),
+                sampler.draw(&Sampling { top_k: 2, ..plain() }, &[], &[], None, &mut [bad; 3]),
                 0
             );
         }

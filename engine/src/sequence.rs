@@ -3,8 +3,9 @@
 //! A sequence names the first position whose result it still wants. Results arrive in the order of positions, each
 //! exactly once, however often a position is computed: after preemption the wanted position has not moved.
 
-use crate::completion::{Completion, Detail, FinishReason, ScoredChoice, TokenLogprob, Usage};
-use crate::job::{Generate, Job, Score, Work};
+use crate::completion::{Completion, Detail, FinishReason, ScoredChoice, TextChoice, TokenLogprob, Usage};
+use crate::grammar::Grammar;
+use crate::job::{Generate, Job, RequestError, Score, Work};
 use crate::model::Model;
 use crate::sampler::{Sampler, top};
 use crate::tokenizer::Detokenizer;
@@ -24,12 +25,18 @@ enum Progress {
     Score(Scoring),
 }
 
-/// A text being written.
+/// Texts being written, one after another behind the same prompt.
 struct Writing {
     task: Generate,
+    /// Those of an echoed prompt.
+    prompt_logprobs: Vec<TokenLogprob>,
+    done: Vec<TextChoice>,
     text: Detokenizer,
     logprobs: Vec<TokenLogprob>,
+    /// Where the text is in its constraint; none before the first token, and where there is no constraint.
+    grammar: Option<Grammar>,
     finish: Option<FinishReason>,
+    failure: Option<String>,
 }
 
 /// Choices being scored, one after another behind the same prompt.
@@ -115,7 +122,8 @@ impl Sequence {
         self.wanted_from = next;
         match &mut self.progress {
             Progress::Generate(writing) if next < self.tokens.len() => {
-                writing.note(model, sampler, logits, self.tokens[next]); // the prompt's own next token, echoed
+                let echoed = writing.logprob(model, sampler, logits, self.tokens[next]); // the prompt's own next token
+                writing.prompt_logprobs.extend(echoed);
                 false
             }
             Progress::Generate(writing) => {
@@ -137,9 +145,17 @@ impl Sequence {
 
     /// Given how many tokens are computed, goes on to what comes next, and says how many of them still count; none when
     /// the job is done.
-    pub(crate) fn settle(&mut self, computed: usize) -> Option<usize> {
+    pub(crate) fn settle(&mut self, model: &Model, computed: usize) -> Option<usize> {
         match &mut self.progress {
-            Progress::Generate(writing) if writing.finish.is_some() => None,
+            Progress::Generate(writing) if writing.failure.is_some() => None,
+            Progress::Generate(writing) if writing.finish.is_some() => {
+                if !writing.next(model) {
+                    return None;
+                }
+                self.tokens.truncate(self.prompt_len);
+                self.wanted_from = self.prompt_len - 1;
+                Some(self.wanted_from)
+            }
             Progress::Embed { .. } if computed == self.tokens.len() => None,
             Progress::Score(scoring) if computed == self.tokens.len() => {
                 let next = scoring.next()?;
@@ -153,7 +169,10 @@ impl Sequence {
     }
 
     /// The answer of a job that is done.
-    pub(crate) fn complete(self, model: &Model) -> Completion {
+    ///
+    /// # Errors
+    /// Its constraint could not be followed to the end.
+    pub(crate) fn complete(self, model: &Model) -> Result<Completion, RequestError> {
         let empty = Completion {
             finish_reason: FinishReason::Stop,
             output_text: None,
@@ -162,14 +181,14 @@ impl Sequence {
             usage: self.usage,
             detail: Detail::Embedding,
         };
-        match self.progress {
-            Progress::Generate(writing) => writing.complete(model, self.tokens[0], empty),
+        Ok(match self.progress {
+            Progress::Generate(writing) => writing.complete(model, self.tokens[0], empty)?,
             Progress::Embed { sum } => Completion {
                 embedding: Some(normalize(sum)),
                 ..empty
             },
             Progress::Score(scoring) => scoring.complete(empty),
-        }
+        })
     }
 }
 
@@ -177,9 +196,13 @@ impl Writing {
     fn new(task: Generate) -> Writing {
         Writing {
             task,
+            prompt_logprobs: Vec::new(),
+            done: Vec::new(),
             text: Detokenizer::default(),
             logprobs: Vec::new(),
+            grammar: None,
             finish: None,
+            failure: None,
         }
     }
 
@@ -202,13 +225,22 @@ impl Writing {
             return None;
         }
         let raw = self.task.top_logprobs.map(|_| logits.to_vec());
-        let token = sampler.draw(&self.task.sampling, prompt, answer, logits);
-        if model.ends_text(token) {
+        let (token, complete) = match self.draw(model, sampler, logits, prompt, answer) {
+            Ok(drawn) => drawn,
+            Err(error) => {
+                self.failure = Some(error);
+                return None;
+            }
+        };
+        let ended = model.ends_text(token);
+        // A chat's log-probabilities are those of its text; a completion's have one entry for every token written.
+        if let Some(raw) = raw.filter(|_| !ended || !self.task.chat) {
+            let noted = self.logprob(model, sampler, &raw, token);
+            self.logprobs.extend(noted);
+        }
+        if ended {
             self.finish = Some(FinishReason::Stop);
             return Some(token);
-        }
-        if let Some(raw) = raw {
-            self.note(model, sampler, &raw, token);
         }
         let shown = self.text.text().len();
         self.text.push(model.tokenizer(), token);
@@ -216,7 +248,7 @@ impl Writing {
         if last {
             self.text.flush(model.tokenizer());
         }
-        if self.text.cut_at_stop(&self.task.stop, shown) {
+        if self.text.cut_at_stop(&self.task.stop, shown) || complete {
             self.finish = Some(FinishReason::Stop);
         } else if last {
             self.finish = Some(FinishReason::Length);
@@ -224,51 +256,98 @@ impl Writing {
         Some(token)
     }
 
-    /// Keeps the log-probability of a token, if log-probabilities are wanted.
-    fn note(&mut self, model: &Model, sampler: &mut Sampler, logits: &[f32], token: u32) {
-        let Some(count) = self.task.top_logprobs else { return };
+    /// The next token, and whether it completes what the constraint asks for. The error says why none can follow.
+    fn draw(
+        &mut self,
+        model: &Model,
+        sampler: &mut Sampler,
+        logits: &mut [f32],
+        prompt: &[u32],
+        answer: &[u32],
+    ) -> Result<(u32, bool), String> {
+        let Some(constraint) = &self.task.constraint else {
+            return Ok((sampler.draw(&self.task.sampling, prompt, answer, None, logits), false));
+        };
+        let grammar = match &mut self.grammar {
+            Some(grammar) => grammar,
+            none => none.insert(model.grammars().start(model.tokens(), constraint)?),
+        };
+        let allowed = grammar.allowed()?;
+        let token = sampler.draw(&self.task.sampling, prompt, answer, Some(&allowed), logits);
+        Ok((token, grammar.advance(token)?))
+    }
+
+    /// The log-probability of a token, if log-probabilities are wanted.
+    fn logprob(&self, model: &Model, sampler: &mut Sampler, logits: &[f32], token: u32) -> Option<TokenLogprob> {
+        let count = self.task.top_logprobs?;
         let logprobs = sampler.logprobs(logits);
         let bytes = |token| model.tokenizer().token_bytes(token);
         let top = top(logprobs, count)
             .into_iter()
             .map(|(token, logprob)| (bytes(token), logprob))
             .collect();
-        self.logprobs.push(TokenLogprob {
+        Some(TokenLogprob {
             token: bytes(token),
             logprob: Some(logprobs[token as usize]),
             top,
-        });
+        })
     }
 
-    fn complete(mut self, model: &Model, first: u32, empty: Completion) -> Completion {
+    /// Puts the text that has ended aside. True if another one is to be written.
+    fn next(&mut self, model: &Model) -> bool {
         if self.finish == Some(FinishReason::Stop) {
             let shown = self.text.text().len();
             self.text.flush(model.tokenizer()); // nothing, where a stop string has cut the text
             self.text.cut_at_stop(&self.task.stop, shown);
         }
-        let mut text = self.text.into_text();
-        if let Some(echo) = self.task.echo {
-            text.insert_str(0, &echo);
+        let logprobs = std::mem::take(&mut self.logprobs);
+        self.done.push(TextChoice {
+            text: std::mem::take(&mut self.text).into_text(),
+            finish_reason: self.finish.take().unwrap_or(FinishReason::Length),
+            logprobs: self.task.top_logprobs.map(|_| logprobs),
+        });
+        self.grammar = None;
+        self.task.sampling.seed = self.task.sampling.seed.wrapping_add(1);
+        self.done.len() < self.task.choices
+    }
+
+    fn complete(self, model: &Model, first: u32, empty: Completion) -> Result<Completion, RequestError> {
+        if let Some(error) = self.failure {
+            let message = format!("the answer cannot be held to its constraint any further: {error}; simplify it");
+            return Err(RequestError {
+                code: "constraint_too_complex",
+                message,
+                param: None,
+            });
+        }
+        let mut choices = self.done;
+        if let Some(echo) = &self.task.echo {
             let first = TokenLogprob {
                 token: model.tokenizer().token_bytes(first),
                 logprob: None,
                 top: Vec::new(),
             };
-            self.logprobs.insert(0, first);
+            let prompt: Vec<_> = std::iter::once(first).chain(self.prompt_logprobs).collect();
+            for choice in &mut choices {
+                choice.text.insert_str(0, echo);
+                if let Some(logprobs) = &mut choice.logprobs {
+                    logprobs.splice(0..0, prompt.iter().cloned());
+                }
+            }
         }
-        let logprobs = self.task.top_logprobs.map(|_| self.logprobs);
-        let detail = if self.task.chat {
-            Detail::Chat { logprobs }
-        } else {
-            Detail::Text { logprobs }
-        };
-        let finish_reason = self.finish.unwrap_or(FinishReason::Length);
-        Completion {
+        let first = choices
+            .first()
+            .map(|choice| (choice.finish_reason, choice.text.clone()));
+        let (finish_reason, text) = first.unwrap_or((FinishReason::Length, String::new()));
+        Ok(Completion {
             finish_reason,
             output_text: Some(text),
-            detail,
+            detail: match self.task.chat {
+                true => Detail::Chat { choices },
+                false => Detail::Text { choices },
+            },
             ..empty
-        }
+        })
     }
 }
 

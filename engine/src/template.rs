@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn python_methods_and_json_work_and_nothing_is_escaped() {
         let source = "{{ messages[0]['content'].strip() }}|{{ messages | tojson }}|{{ messages[1].content | tojson }}";
-        let expected = r#"<hi> & "you"|[{"content": " <hi> & \"you\" ", "role": "user"}, {"content": "ö", "role": "assistant"}]|"ö""#;
+        let expected = r#"<hi> & "you"|[{"role": "user", "content": " <hi> & \"you\" "}, {"role": "assistant", "content": "ö"}]|"ö""#;
         assert_eq!(render(source, None).unwrap(), expected);
     }
 

@@ -66,6 +66,12 @@ impl Tokenizer {
         guard(|| self.inner.decode(tokens, true)).unwrap_or_default()
     }
 
+    /// The token is a mark, such as the one that ends a text, and stands for no text.
+    pub(crate) fn is_special(&self, token: u32) -> bool {
+        let written = self.inner.id_to_token(token);
+        written.is_some_and(|written| self.inner.get_added_vocabulary().is_special_token(&written))
+    }
+
     /// The bytes of one token, special or not.
     pub(crate) fn token_bytes(&self, token: u32) -> TokenBytes {
         let written = self.inner.id_to_token(token).unwrap_or_default();

@@ -135,7 +135,7 @@ fn interactive_jobs_end_before_bulk_ones_that_came_first() {
     engine.submit(JobId(2), completion(5), Priority::Interactive).unwrap();
     let ended = drain(&mut engine).into_iter().filter_map(|event| match event {
         Event::Finished(id, _) => Some(id.0),
-        Event::FirstToken(_) => None,
+        _ => None,
     });
     assert_eq!(ended.collect::<Vec<_>>(), [2, 1]);
 }
@@ -212,8 +212,12 @@ fn bodies_are_openais() {
         },
     });
     assert_eq!(found, expected);
-    assert_eq!(logprobs["tokens"], json!([" doc", "\n"]));
-    assert_eq!(logprobs["text_offset"], json!([0, 4]));
+    assert_eq!(
+        logprobs["tokens"],
+        json!([" doc", "\n", "</s>"]),
+        "one for each token written"
+    );
+    assert_eq!(logprobs["text_offset"], json!([0, 4, 5]));
     assert_eq!(logprobs["top_logprobs"][0].as_object().unwrap().len(), 2);
     assert_eq!(logprobs["token_logprobs"][0], logprobs["top_logprobs"][0][" doc"]);
 
@@ -292,7 +296,7 @@ fn a_shared_beginning_is_computed_once_and_billed_as_its_group_says() {
             .into_iter()
             .filter_map(|event| match event {
                 Event::Finished(id, completion) => Some((id.0, completion.usage.cached_tokens)),
-                Event::FirstToken(_) => None,
+                _ => None,
             })
             .collect();
         ended.sort_unstable();

@@ -162,6 +162,10 @@ impl Engines {
                         self.homes.remove(&id);
                         self.tell(News::Finished(id, Box::new(completion)))?;
                     }
+                    Event::Failed(id, error) => {
+                        self.homes.remove(&id);
+                        self.tell(News::Refused(id, error))?;
+                    }
                 }
             }
             self.tell(News::Step {

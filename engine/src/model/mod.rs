@@ -21,6 +21,7 @@ use self::config::Config;
 use self::formats::Opened;
 use self::weights::Weights;
 use crate::batch::Batch;
+use crate::grammar::{Grammars, Tokens};
 use crate::job::{Endpoint, Job, RequestError};
 use crate::request::{self, Reader};
 use crate::template::ChatTemplate;
@@ -58,6 +59,7 @@ pub struct Model {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     eos: Vec<u32>,
+    grammars: Grammars,
     context_length: usize,
     digest: String,
     tokenizer_digest: String,
@@ -112,6 +114,7 @@ impl Model {
             tokenizer,
             template,
             eos,
+            grammars: Grammars::default(),
             context_length,
             digest,
             tokenizer_digest: text_files.digest(),
@@ -145,9 +148,9 @@ impl Model {
     /// The body has a field that is unknown, unsupported or out of range, or more tokens than the context.
     pub fn prepare(&self, endpoint: Endpoint, body: &Value, request_key: &str) -> Result<Job, RequestError> {
         let reader = Reader {
-            tokenizer: &self.tokenizer,
+            tokens: self.tokens(),
             template: self.template.as_ref(),
-            vocabulary: self.vocabulary(),
+            grammars: &self.grammars,
             context_length: self.context_length,
         };
         reader.read(endpoint, body, request_key)
@@ -213,6 +216,18 @@ impl Model {
 
     pub(crate) fn forward(&self) -> &Forward {
         &self.forward
+    }
+
+    pub(crate) fn grammars(&self) -> &Grammars {
+        &self.grammars
+    }
+
+    pub(crate) fn tokens(&self) -> Tokens<'_> {
+        Tokens {
+            tokenizer: &self.tokenizer,
+            vocabulary: self.vocabulary(),
+            eos: &self.eos,
+        }
     }
 
     pub(crate) fn tokenizer(&self) -> &Tokenizer {

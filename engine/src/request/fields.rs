@@ -6,6 +6,9 @@ use serde_json::{Map, Value};
 
 use crate::job::RequestError;
 
+/// Shown of the name of a field that nobody knows.
+const NAME_CHARS_MAX: usize = 64;
+
 /// A JSON object whose fields are taken one by one. Null counts as absent, as OpenAI's clients mean it.
 pub(super) struct Fields<'a> {
     object: &'a Map<String, Value>,
@@ -117,7 +120,7 @@ impl<'a> Fields<'a> {
     pub(super) fn finish(self) -> Result<(), RequestError> {
         match self.object.keys().find(|key| !self.taken.contains(key.as_str())) {
             Some(key) => {
-                let path = self.path(key);
+                let path = self.path(&key.chars().take(NAME_CHARS_MAX).collect::<String>());
                 let message = format!("unknown field {path}; leave it out");
                 Err(RequestError::new("unknown_parameter", path, message))
             }

@@ -2,28 +2,31 @@
 
 mod fields;
 mod sampling;
+mod output;
 mod text;
 
 use serde_json::{Value, json};
 
 use self::fields::{Fields, brief};
 use self::text::{Limits, read_tokens};
+use crate::grammar::{Grammars, Tokens};
 use crate::job::{Choice, Endpoint, Generate, Job, Pooling, RequestError, Score, Work};
 use crate::template::ChatTemplate;
-use crate::tokenizer::Tokenizer;
 
 /// Choices of one score request.
 const CHOICES_MAX: usize = 1024;
 /// Alternatives beside each token of a chat completion, and of a text completion, as OpenAI bounds them.
 const TOP_LOGPROBS_MAX: (i64, i64) = (20, 5);
+/// Answers to one request, as OpenAI bounds them.
+const N_MAX: i64 = 128;
 /// OpenAI's default for text completions.
 const COMPLETION_TOKENS: usize = 16;
 
 /// What a model tells about the requests it can answer.
 pub(crate) struct Reader<'a> {
-    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) tokens: Tokens<'a>,
     pub(crate) template: Option<&'a ChatTemplate>,
-    pub(crate) vocabulary: usize,
+    pub(crate) grammars: &'a Grammars,
     pub(crate) context_length: usize,
 }
 
@@ -45,7 +48,8 @@ impl Reader<'_> {
 
     fn completion(&self, fields: &mut Fields<'_>, request_key: &str) -> Result<Job, RequestError> {
         refuse_unsupported(fields)?;
-        fields.only("best_of", &[json!(1)])?;
+        let choices = fields.integer("n", 1, N_MAX)?.unwrap_or(1);
+        fields.only("best_of", &[json!(choices)])?;
         fields.only("suffix", &[json!("")])?;
         let value = fields.required("prompt")?;
         let (prompt, text) = read_tokens(self, "prompt", value)?;
@@ -62,18 +66,20 @@ impl Reader<'_> {
         let tokens_max = limits.answer("max_tokens", asked, COMPLETION_TOKENS)?;
         let work = Generate {
             chat: false,
+            choices: choices as usize,
             tokens_max,
             stop: text::stop_strings(fields)?,
             top_logprobs,
-            echo: echo.then(|| text.unwrap_or_else(|| self.tokenizer.decode(&prompt))),
-            sampling: sampling::read(fields, self.vocabulary, request_key)?,
+            echo: echo.then(|| text.unwrap_or_else(|| self.tokens.tokenizer.decode(&prompt))),
+            constraint: output::read(self, fields)?,
+            sampling: sampling::read(fields, self.tokens.vocabulary, request_key)?,
         };
         Ok(Job::new(prompt, Work::Generate(Box::new(work))))
     }
 
     fn chat(&self, fields: &mut Fields<'_>, request_key: &str) -> Result<Job, RequestError> {
         refuse_unsupported(fields)?;
-        fields.only("response_format", &[json!({ "type": "text" })])?;
+        let choices = fields.integer("n", 1, N_MAX)?.unwrap_or(1);
         fields.only("tools", &[json!([])])?;
         fields.only("tool_choice", &[json!("none")])?;
         let rendered = render_chat(self.template, fields.required("messages")?)?;
@@ -106,11 +112,13 @@ impl Reader<'_> {
         let tokens_max = limits.answer("max_completion_tokens", asked, usize::MAX)?;
         let work = Generate {
             chat: true,
+            choices: choices as usize,
             tokens_max,
             stop: text::stop_strings(fields)?,
             top_logprobs: wanted.then_some(top.unwrap_or(0)),
             echo: None,
-            sampling: sampling::read(fields, self.vocabulary, request_key)?,
+            constraint: output::read(self, fields)?,
+            sampling: sampling::read(fields, self.tokens.vocabulary, request_key)?,
         };
         Ok(Job::new(prompt, Work::Generate(Box::new(work))))
     }
@@ -123,7 +131,8 @@ impl Reader<'_> {
             None | Some("mean") => Pooling::Mean,
             Some("last") => Pooling::Last,
             Some(other) => {
-                let message = format!("pooling is {other:?}, but must be \"mean\" or \"last\"");
+                let other = brief(&json!(other));
+                let message = format!("pooling is {other}, but must be \"mean\" or \"last\"");
                 return Err(RequestError::invalid("pooling", message));
             }
         };
@@ -196,7 +205,6 @@ pub(crate) fn render_chat(template: Option<&ChatTemplate>, messages: &Value) -> 
 
 /// Fields of OpenAI's completions that may only have their default.
 fn refuse_unsupported(fields: &mut Fields<'_>) -> Result<(), RequestError> {
-    fields.only("n", &[json!(1)])?;
     fields.only("stream", &[json!(false)])?;
     fields.only("stream_options", &[])
 }

@@ -63,7 +63,8 @@ fn logit_bias(fields: &mut Fields<'_>, vocabulary: usize) -> Result<Vec<(u32, f3
             (Some(token), Some(bias)) => biases.push((token, bias as f32)),
             (None, _) => {
                 return invalid(format!(
-                    "logit_bias has the key {key:?}, but token ids go from 0 to {}",
+                    "logit_bias has the key {}, but token ids go from 0 to {}",
+                    brief(&Value::from(key.as_str())),
                     vocabulary - 1
                 ));
             }

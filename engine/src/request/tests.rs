@@ -2,10 +2,12 @@ use std::path::Path;
 
 use super::*;
 use crate::model::TokenizerFiles;
+use crate::tokenizer::Tokenizer;
 
 struct Demo {
     tokenizer: Tokenizer,
     template: ChatTemplate,
+    grammars: Grammars,
 }
 
 impl Demo {
@@ -19,15 +21,20 @@ impl Demo {
         Demo {
             tokenizer,
             template: ChatTemplate::new(&files, None).unwrap().unwrap(),
+            grammars: Grammars::default(),
         }
     }
 
     fn read(&self, endpoint: Endpoint, body: Value) -> Result<Job, RequestError> {
-        let (tokenizer, template) = (&self.tokenizer, Some(&self.template));
-        Reader {
-            tokenizer,
-            template,
+        let tokens = Tokens {
+            tokenizer: &self.tokenizer,
             vocabulary: 4096,
+            eos: &[2],
+        };
+        Reader {
+            tokens,
+            template: Some(&self.template),
+            grammars: &self.grammars,
             context_length: 32,
         }
         .read(endpoint, &body, "key")
@@ -129,7 +136,8 @@ fn check_field(field: &str, value: Value, code: &str, said: &str) {
 #[test]
 fn completions_refuse_unknown_and_unsupported_fields() {
     check_field("temprature", json!(1), "unknown_parameter", "unknown field temprature");
-    check_field("n", json!(2), "unsupported_parameter", "n is 2, but only 1");
+    check_field("n", json!(129), "invalid_value", "from 1 to 128");
+    check_field("best_of", json!(2), "unsupported_parameter", "only 1");
     check_field("stream", json!(true), "unsupported_parameter", "true");
     check_field("suffix", json!("z"), "unsupported_parameter", "z");
 }
@@ -222,13 +230,95 @@ fn chat_refuses_messages_and_fields_by_name() {
         "needs logprobs",
     );
     let schema = json!({ "type": "json_schema" });
-    chat(
-        user(),
-        ("response_format", schema),
-        "unsupported_parameter",
-        "response_format",
-        "text",
+    check(
+        Endpoint::ChatCompletions,
+        json!({ "messages": user(), "response_format": schema }),
+        "missing_required_parameter",
+        "response_format.json_schema",
+        "missing",
     );
+}
+
+#[test]
+fn constraints_that_cannot_be_followed_are_refused_by_name() {
+    let check = |field: &str, value: Value, param: &str, said: &str| {
+        let mut body = json!({ "prompt": "a" });
+        body[field] = value;
+        check(Endpoint::Completions, body, "invalid_value", param, said);
+    };
+    check(
+        "response_format",
+        json!({ "type": "xml" }),
+        "response_format.type",
+        "xml",
+    );
+    check("guided_regex", json!("(a"), "guided_regex", "cannot be followed");
+    check(
+        "guided_regex",
+        json!("a".repeat(70_000)),
+        "guided_regex",
+        "at most 65536",
+    );
+    check("guided_choice", json!([]), "guided_choice", "1 to 1024");
+    check("guided_choice", json!(["a", 3]), "guided_choice", "strings");
+    check("guided_json", json!(3), "guided_json", "must be a JSON schema");
+    check("guided_json", json!("{"), "guided_json", "cannot be followed");
+    check("guided_json", json!({ "type": "strang" }), "guided_json", "strang");
+    check(
+        "guided_json",
+        json!({ "$ref": "http://example.com/a.json" }),
+        "guided_json",
+        "$ref",
+    );
+    check(
+        "guided_json",
+        json!({ "type": "string", "minLength": 9, "maxLength": 2 }),
+        "guided_json",
+        "cannot",
+    );
+    check(
+        "structured_outputs",
+        json!({ "regex": "a", "choice": ["a"] }),
+        "structured_outputs.choice",
+        "both",
+    );
+    let grammar = json!({ "prompt": "a", "structured_outputs": { "grammar": "start: x" } });
+    super::tests::check(
+        Endpoint::Completions,
+        grammar,
+        "unknown_parameter",
+        "structured_outputs.grammar",
+        "unknown field",
+    );
+}
+
+#[test]
+fn constraints_that_explode_are_refused_or_bounded() {
+    let deep = (0..60).fold(
+        json!({}),
+        |inner, _| json!({ "type": "array", "items": inner, "minItems": 1 }),
+    );
+    let wide: serde_json::Map<_, _> = (0..900)
+        .map(|n| (format!("k{n}"), json!({ "enum": [n, "x"] })))
+        .collect();
+    let bodies = [
+        json!({ "guided_regex": "(a|b){0,100000}c{100000}" }),
+        json!({ "guided_regex": "((((a{0,99}){0,99}){0,99}){0,99}){0,99}" }),
+        json!({ "guided_regex": "(?=a)b\\1" }),
+        json!({ "guided_json": { "anyOf": [{ "$ref": "#" }, { "$ref": "#" }] } }),
+        json!({ "guided_json": { "type": "array", "minItems": 4_000_000_000u32, "items": {} } }),
+        json!({ "guided_json": { "pattern": "(x+x+)+y", "type": "string", "maxLength": 1_000_000 } }),
+        json!({ "guided_json": deep }),
+        json!({ "guided_json": { "type": "object", "properties": wide, "additionalProperties": false } }),
+        json!({ "guided_json": { "x-guidance": { "nonsense": 1 }, "type": "object" } }),
+    ];
+    let demo = Demo::load();
+    for mut body in bodies {
+        body["prompt"] = json!("a");
+        let first = demo.read(Endpoint::Completions, body.clone()).err();
+        let again = Demo::load().read(Endpoint::Completions, body).err();
+        assert_eq!(first, again, "the same verdict everywhere");
+    }
 }
 
 #[test]

@@ -34,14 +34,14 @@ pub(super) fn read_tokens(
             let id = |value: &Value| {
                 value
                     .as_u64()
-                    .filter(|id| *id < reader.vocabulary as u64)
+                    .filter(|id| *id < reader.tokens.vocabulary as u64)
                     .map(|id| id as u32)
             };
             let wrong = |value: &Value| {
                 let message = format!(
                     "{param} holds {}, but token ids go from 0 to {}",
                     brief(value),
-                    reader.vocabulary - 1
+                    reader.tokens.vocabulary - 1
                 );
                 RequestError::invalid(param, message)
             };
@@ -60,7 +60,7 @@ pub(super) fn read_tokens(
 
 /// Tokens of a text that fits the context.
 pub(super) fn encode(reader: &Reader<'_>, param: &str, text: &str, special: bool) -> Result<Vec<u32>, RequestError> {
-    let tokenizer = reader.tokenizer;
+    let tokenizer = reader.tokens.tokenizer;
     check_length(reader, param, tokenizer.tokens_min(text.len()))?; // before spending time on a text that cannot fit
     let invalid = |error| RequestError::invalid(param, format!("{param} cannot be tokenized: {error}"));
     let tokens = tokenizer.encode(text, special).map_err(invalid)?;
@@ -71,11 +71,11 @@ pub(super) fn encode(reader: &Reader<'_>, param: &str, text: &str, special: bool
             format!("{param} has no tokens; give at least one character"),
         ));
     }
-    match tokens.iter().find(|token| **token as usize >= reader.vocabulary) {
+    match tokens.iter().find(|token| **token as usize >= reader.tokens.vocabulary) {
         Some(token) => {
             let message = format!(
                 "{param} has the token {token}, which the model of {} tokens lacks",
-                reader.vocabulary
+                reader.tokens.vocabulary
             );
             Err(RequestError::invalid(param, message))
         }
@@ -180,8 +180,9 @@ fn message(value: &Value, name: &str) -> Result<Value, RequestError> {
     fields.required("role")?;
     let role = fields.str("role")?.unwrap_or_default();
     if !["system", "developer", "user", "assistant"].contains(&role) {
+        let role = brief(&json!(role));
         let message =
-            format!("{name}.role is {role:?}, but must be \"system\", \"developer\", \"user\" or \"assistant\"");
+            format!("{name}.role is {role}, but must be \"system\", \"developer\", \"user\" or \"assistant\"");
         return Err(RequestError::invalid(format!("{name}.role"), message));
     }
     let role = if role == "developer" { "system" } else { role }; // OpenAI's newer word for it

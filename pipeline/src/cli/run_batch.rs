@@ -265,15 +265,26 @@ impl Scorer {
         let report = self.engine.step();
         self.tokens += report.tokens as u64;
         for event in report.events {
-            let Event::Finished(JobId(job), completion) = event else {
-                continue;
+            let (job, ended) = match event {
+                Event::Finished(JobId(job), completion) => (job, Ok(completion)),
+                Event::Failed(JobId(job), error) => (job, Err(error)),
+                Event::FirstToken(_) => continue,
             };
             let at = usize::try_from(job - self.written).expect("the window is small");
-            if let Slot::Running { custom_id } = &self.window[at] {
-                let id = id_of(job);
-                let body = completion.response(&id, Timestamp::now().as_second(), &self.name);
-                self.window[at] = Slot::Finished(output::answered(&id, Some(custom_id), 200, body));
-            }
+            let Slot::Running { custom_id } = &self.window[at] else {
+                continue;
+            };
+            let id = id_of(job);
+            self.window[at] = Slot::Finished(match ended {
+                Ok(completion) => {
+                    let body = completion.response(&id, Timestamp::now().as_second(), &self.name);
+                    output::answered(&id, Some(custom_id), 200, body)
+                }
+                Err(error) => {
+                    self.failed += 1;
+                    output::refused(&id, Some(custom_id), error.body())
+                }
+            });
         }
     }
 
