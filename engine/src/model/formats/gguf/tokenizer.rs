@@ -156,11 +156,10 @@ impl<'a> Vocabulary<'a> {
         }
     }
 
+    /// In the order of the ids, for the file's digest depends on it.
     fn vocab(&self) -> Map<String, Value> {
-        self.ids
-            .iter()
-            .map(|(token, id)| ((*token).to_owned(), (*id).into()))
-            .collect()
+        let tokens = self.tokens.iter().enumerate();
+        tokens.map(|(id, token)| (token.clone(), id.into())).collect()
     }
 
     /// Tokens that are found in a text before anything else happens to it.
