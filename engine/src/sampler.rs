@@ -217,6 +217,9 @@ fn uniform(seed: u64, index: u64) -> f64 {
 }
 
 #[cfg(test)]
+mod reference;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
