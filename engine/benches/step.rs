@@ -1,14 +1,15 @@
-//! What batching and the prefix cache save: `cargo bench -p engine --bench step [-- MODEL_DIR [THREADS]]`, on the bundled
-//! model unless another one is named.
+//! What batching and the prefix cache save: `cargo bench -p engine --bench step [-- 2b4t|MODEL_DIR [THREADS]]`. `2b4t` is
+//! the shape of BitNet b1.58 2B4T with random weights; without a model the bundled one is timed.
 //!
 //! Decoding is timed at several batch sizes, the likeliest token and drawn ones taking turns, so that a slow moment of
-//! the machine meets both; what drawing costs is the difference. Scoring counts tokens, which no machine changes.
+//! the machine meets both; what drawing costs is the difference. How near a step is to what its matrices allow is what
+//! `bitnet model bench` prints. Scoring, always on the bundled model, counts tokens, which no machine changes.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::{Endpoint, Engine, EngineSettings, JobId, LoadOptions, Model, Priority};
+use engine::{Endpoint, Engine, EngineSettings, JobId, LoadOptions, Model, Priority, Shape};
 use serde_json::json;
 
 const BATCHES: [usize; 4] = [1, 8, 32, 64];
@@ -24,12 +25,17 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipeline/demo/model/debian-sections");
-    let dir = PathBuf::from(arguments.next().unwrap_or_else(|| bundled.to_owned()));
+    let name = arguments.next().unwrap_or_else(|| bundled.to_owned());
     let threads: Option<usize> = arguments.next().map(|threads| threads.parse()).transpose()?;
-    let model = Arc::new(Model::load(&dir, &LoadOptions::default())?);
+    let options = LoadOptions::default();
+    let model = match &name[..] {
+        "2b4t" => Model::random(Shape::Bitnet2B4T, &options)?,
+        dir => Model::load(Path::new(dir), &options)?,
+    };
+    let model = Arc::new(model.without_end());
     let mut settings = EngineSettings::default();
     settings.threads = threads.unwrap_or(settings.threads);
-    println!("{}, {} threads", dir.display(), settings.threads);
+    println!("{name}, {} threads", settings.threads);
     let mut alone = None;
     for batch in BATCHES {
         let (likeliest, drawn) = decode(&model, &settings, batch)?;
@@ -41,7 +47,7 @@ fn main() -> Result<(), Failure> {
             likeliest * 1e3
         );
     }
-    let (computed, own) = score(&model, &settings)?;
+    let (computed, own) = score(&Arc::new(Model::load(Path::new(bundled), &options)?), &settings)?;
     println!(
         "scoring {DOCUMENTS} documents behind {SHARED_LEN} shared tokens: {computed} tokens computed for {own} of their own: {:.3}",
         computed as f64 / own as f64
@@ -83,7 +89,6 @@ fn started(model: &Arc<Model>, settings: &EngineSettings, batch: usize, temperat
     for id in 0..batch as u64 {
         let body = json!({
             "prompt": tokens(model, id, CONTEXT as u64), "max_tokens": 2 * CONTEXT, "temperature": temperature,
-            "logit_bias": { "2": -100 }, // the token that ends a text in the bundled model
         });
         engine.submit(
             JobId(id),

@@ -208,7 +208,13 @@ impl Writing {
 
     /// Of all logits only the largest counts: no log-probability is shown, and nothing is changed or drawn.
     fn takes_largest(&self) -> bool {
-        self.task.top_logprobs.is_none() && self.task.sampling.takes_largest()
+        let Generate {
+            top_logprobs,
+            constraint,
+            sampling,
+            ..
+        } = &self.task;
+        top_logprobs.is_none() && constraint.is_none() && sampling.takes_largest()
     }
 
     /// Draws the next token, unless none is wanted, and sees whether the text ends with it.

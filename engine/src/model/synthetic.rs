@@ -101,6 +101,7 @@ impl Model {
             forward,
             template: None,
             eos: Vec::new(),
+            grammars: crate::grammar::Grammars::default(),
             context_length,
             digest: format!("random {}", shape.name()),
             tokenizer_digest: format!("random {}", shape.name()),
