@@ -191,7 +191,11 @@ fn message(value: &Value, name: &str) -> Result<Value, RequestError> {
         message["name"] = json!(speaker);
     }
     fields.finish()?;
-    Ok(message)
+    // In the order of the request, as Python keeps it: some templates print a message whole.
+    let given = value.as_object().into_iter().flat_map(|object| object.keys());
+    Ok(given
+        .filter_map(|key| Some((key.clone(), message.get(key)?.clone())))
+        .collect())
 }
 
 /// The text of a message: a string, or a list of text parts.
