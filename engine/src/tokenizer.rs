@@ -19,8 +19,18 @@ pub(crate) struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Bytes of the longest token.
     token_bytes_max: usize,
-    /// Tokens are written in GPT-2's alphabet of bytes.
-    byte_level: bool,
+    spelling: Spelling,
+}
+
+/// How the vocabulary spells the bytes of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spelling {
+    /// In GPT-2's alphabet of bytes.
+    ByteLevel,
+    /// As text with `▁` for a space, single bytes as `<0x0A>`.
+    SentencePiece,
+    /// In whatever way its decoder reads.
+    Other,
 }
 
 impl Tokenizer {
@@ -35,18 +45,15 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(invalid)?;
         inner.with_padding(None);
         let token_bytes_max = inner.get_vocab(true).keys().map(String::len).max().unwrap_or(0);
-        let byte_level = match inner.get_decoder() {
-            Some(DecoderWrapper::ByteLevel(_)) => true,
-            Some(DecoderWrapper::Sequence(parts)) => parts
-                .get_decoders()
-                .iter()
-                .any(|part| matches!(part, DecoderWrapper::ByteLevel(_))),
-            _ => false,
+        let spelling = match inner.get_decoder() {
+            Some(DecoderWrapper::Sequence(parts)) => parts.get_decoders().iter().find_map(spelling),
+            Some(decoder) => spelling(decoder),
+            None => None,
         };
         Ok(Tokenizer {
             inner,
             token_bytes_max,
-            byte_level,
+            spelling: spelling.unwrap_or(Spelling::Other),
         })
     }
 
@@ -75,21 +82,49 @@ impl Tokenizer {
     /// The bytes of one token, special or not.
     pub(crate) fn token_bytes(&self, token: u32) -> TokenBytes {
         let written = self.inner.id_to_token(token).unwrap_or_default();
-        let added = self.inner.get_added_vocabulary().is_special_token(&written);
-        let bytes = self.byte_level && !added;
-        match bytes
-            .then(|| written.chars().map(byte_of).collect::<Option<Vec<u8>>>())
-            .flatten()
-        {
-            Some(bytes) => TokenBytes(bytes),
-            None if added => TokenBytes(written.into_bytes()),
-            None => TokenBytes(
-                guard(|| self.inner.decode(&[token], false))
-                    .unwrap_or(written)
-                    .into_bytes(),
-            ),
+        if self.is_special(&written) {
+            return TokenBytes(written.into_bytes());
         }
+        let spelled = match self.spelling {
+            Spelling::ByteLevel => written.chars().map(byte_of).collect(),
+            Spelling::SentencePiece => Some(match single_byte(&written) {
+                Some(byte) => vec![byte],
+                None => written.replace('▁', " ").into_bytes(),
+            }),
+            Spelling::Other => None,
+        };
+        TokenBytes(spelled.unwrap_or_else(|| {
+            guard(|| self.inner.decode(&[token], false))
+                .unwrap_or(written)
+                .into_bytes()
+        }))
     }
+
+    fn is_special(&self, written: &str) -> bool {
+        self.inner.get_added_vocabulary().is_special_token(written)
+    }
+
+    /// The token never shows in a text.
+    fn is_hidden(&self, token: u32) -> bool {
+        self.inner
+            .id_to_token(token)
+            .is_none_or(|written| self.is_special(&written))
+    }
+}
+
+/// The spelling that a decoder reads, if it tells.
+fn spelling(decoder: &DecoderWrapper) -> Option<Spelling> {
+    match decoder {
+        DecoderWrapper::ByteLevel(_) => Some(Spelling::ByteLevel),
+        DecoderWrapper::ByteFallback(_) => Some(Spelling::SentencePiece),
+        _ => None,
+    }
+}
+
+/// The byte that `<0x0A>` and its like stand for.
+fn single_byte(written: &str) -> Option<u8> {
+    let digits = written.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
 /// Runs a call into the library, of which damaged tokenizers make some panic.
@@ -124,6 +159,9 @@ pub(crate) struct Detokenizer {
 impl Detokenizer {
     /// Adds a token.
     pub(crate) fn push(&mut self, tokenizer: &Tokenizer, token: u32) {
+        if tokenizer.is_hidden(token) {
+            return; // kept, a row of them would be decoded again and again
+        }
         self.tokens.push(token);
         let before = tokenizer.decode(&self.tokens[self.context..self.shown]);
         let with = tokenizer.decode(&self.tokens[self.context..]);
@@ -176,11 +214,17 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::model::TokenizerFiles;
+    use crate::model::{Opened, TokenizerFiles};
 
     fn demo() -> Tokenizer {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipeline/demo/model/debian-sections");
         Tokenizer::new(&TokenizerFiles::read(Path::new(dir)).unwrap().tokenizer).unwrap()
+    }
+
+    /// The tokenizers of two GGUF files: byte-level, and SentencePiece.
+    fn of_gguf(file: &str) -> Tokenizer {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gguf");
+        Tokenizer::new(&Opened::open(&Path::new(dir).join(file)).unwrap().tokenizer.tokenizer).unwrap()
     }
 
     fn detokenize(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
@@ -195,16 +239,34 @@ mod tests {
 
     #[test]
     fn text_comes_back_character_by_character() {
-        let tokenizer = demo();
-        for text in ["Section: libs\n", "größer → 猫🐈‍⬛", " lead", ""] {
-            let tokens = tokenizer.encode(text, false).unwrap();
-            assert_eq!(detokenize(&tokenizer, &tokens), text);
-            let bytes: Vec<u8> = tokens
-                .iter()
-                .flat_map(|&token| tokenizer.token_bytes(token).0)
-                .collect();
-            assert_eq!(bytes, text.as_bytes());
+        let tokenizers = [demo(), of_gguf("bitnet-b1.58-i2_s.gguf"), of_gguf("bitnet-i2_s.gguf")];
+        for (index, tokenizer) in tokenizers.iter().enumerate() {
+            for text in ["Section: libs\n", "größer → 猫🐈‍⬛", " lead", "  a  b ", "🇩🇪", ""] {
+                let tokens = tokenizer.encode(text, false).unwrap();
+                assert_eq!(detokenize(tokenizer, &tokens), text, "{index}");
+                let bytes: Vec<u8> = tokens
+                    .iter()
+                    .flat_map(|&token| tokenizer.token_bytes(token).0)
+                    .collect();
+                let space = if index == 2 && !text.is_empty() { " " } else { "" }; // SentencePiece puts one in front
+                assert_eq!(bytes, format!("{space}{text}").as_bytes(), "{index}");
+            }
         }
+    }
+
+    #[test]
+    fn hidden_tokens_neither_show_nor_pile_up() {
+        let tokenizer = demo();
+        let mut text = Detokenizer::default();
+        let cat = tokenizer.encode("🐈", false).unwrap();
+        assert!(cat.len() > 1);
+        for token in cat {
+            text.push(&tokenizer, token);
+            (0..1000).for_each(|_| text.push(&tokenizer, 1));
+            text.push(&tokenizer, u32::MAX);
+        }
+        assert_eq!(text.text(), "🐈");
+        assert!(text.tokens.len() < 10);
     }
 
     #[test]

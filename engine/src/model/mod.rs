@@ -18,7 +18,6 @@ use kernels::head::Head;
 use serde_json::Value;
 
 use self::config::Config;
-use self::formats::Opened;
 use self::weights::Weights;
 use crate::batch::Batch;
 use crate::grammar::{Grammars, Tokens};
@@ -30,7 +29,7 @@ use crate::tokenizer::Tokenizer;
 pub use self::convert::{ConvertError, convert};
 pub use self::error::LoadError;
 pub use self::footprint::Footprint;
-pub(crate) use self::formats::{TextFile, TokenizerFiles};
+pub(crate) use self::formats::{Opened, TextFile, TokenizerFiles};
 pub(crate) use self::forward::{Forward, Workspace};
 pub use self::inspect::{ModelInfo, inspect};
 pub use self::synthetic::Shape;

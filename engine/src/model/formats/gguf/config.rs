@@ -60,16 +60,6 @@ pub(super) fn read(metadata: &Metadata, tensors: &mut Tensors) -> Result<Config,
         Ok(value.map_or(otherwise, |value| usize::try_from(value).unwrap_or(usize::MAX)))
     };
     let head_dim = optional("attention.key_length", hidden.checked_div(heads).unwrap_or(0))?;
-    for part in ["attention.value_length", "rope.dimension_count"] {
-        let len = optional(part, head_dim)?;
-        if len != head_dim {
-            let message = format!(
-                "{} is {len}, but only the length of a head, {head_dim}, is supported",
-                key(part)
-            );
-            return Err(LoadError::unsupported(&metadata.path, message));
-        }
-    }
     let eps = key("attention.layer_norm_rms_epsilon");
     let config = Config {
         architecture: family.architecture,
@@ -98,6 +88,16 @@ pub(super) fn read(metadata: &Metadata, tensors: &mut Tensors) -> Result<Config,
         "rms_norm_eps" => key("attention.layer_norm_rms_epsilon"),
         _ => "the number of rows of token_embd.weight".to_owned(),
     })?;
+    for part in ["attention.value_length", "rope.dimension_count"] {
+        let len = optional(part, head_dim)?;
+        if len != head_dim {
+            let message = format!(
+                "{} is {len}, but only the length of a head, {head_dim}, is supported",
+                key(part)
+            );
+            return Err(LoadError::unsupported(&metadata.path, message));
+        }
+    }
     Ok(config)
 }
 
