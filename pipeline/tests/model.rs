@@ -30,7 +30,8 @@ fn inspect_tells_what_a_gguf_file_is() {
     assert_eq!(told["digest"].as_str().unwrap().len(), 64);
     let memory = &told["memory"][0];
     assert_eq!(memory["context"], 128);
-    let expected = told["weights_bytes"].as_u64().unwrap() + 128 * told["kv_bytes_per_token"].as_u64().unwrap();
+    let bytes = |key: &str| told[key].as_u64().unwrap();
+    let expected = bytes("weights_bytes") + bytes("head_copy_bytes") + 128 * bytes("kv_bytes_per_token");
     assert_eq!(memory["bytes"], expected);
 }
 

@@ -57,6 +57,8 @@ pub struct ModelInfo {
     pub other_parameters: u64,
     /// Memory of the weights once loaded: two bits for ternary ones, bf16 for tables that it holds exactly.
     pub weights_bytes: u64,
+    /// Memory of the int8 copy that the head gets on CPUs which multiply int8 by fours; none on others.
+    pub head_copy_bytes: u64,
     /// Memory of keys and values, a position of a sequence.
     pub kv_bytes_per_token: u64,
 }
@@ -123,6 +125,7 @@ pub fn inspect(path: &Path) -> Result<ModelInfo, LoadError> {
         ternary_parameters: (layers * ternary) as u64,
         other_parameters: (table + norms) as u64,
         weights_bytes: (layers * ternary_bytes + table * value_len + norms * size_of::<f32>()) as u64,
+        head_copy_bytes: (vocabulary * hidden) as u64,
         kv_bytes_per_token: kv_bytes_per_token(config),
         format: opened.format,
         files: opened.files,

@@ -50,10 +50,9 @@ fn contexts(info: &ModelInfo) -> impl Iterator<Item = usize> {
     shorter.take_while(move |tokens| *tokens < longest).chain([longest])
 }
 
-/// Bytes of the weights and of one sequence's keys and values.
+/// Bytes of the weights, the head's copy, and one sequence's keys and values.
 fn memory(info: &ModelInfo, tokens: usize) -> u64 {
-    info.weights_bytes
-        .saturating_add(info.kv_bytes_per_token.saturating_mul(tokens as u64))
+    (info.weights_bytes + info.head_copy_bytes).saturating_add(info.kv_bytes_per_token.saturating_mul(tokens as u64))
 }
 
 fn table(info: &ModelInfo) -> Grid {
@@ -107,6 +106,7 @@ fn table(info: &ModelInfo) -> Grid {
     grid.add_row(["a text ends with", &format!("{:?}", info.eos)]);
     grid.add_row(["chat template", if info.chat_template { "yes" } else { "no" }]);
     grid.add_row(["memory of weights", &size(info.weights_bytes)]);
+    grid.add_row(["of the head's int8 copy", &size(info.head_copy_bytes)]);
     grid.add_row(["of a token's KV", &size(info.kv_bytes_per_token)]);
     for tokens in contexts(info) {
         let label = format!("with {} tokens", count(tokens as u64));
