@@ -82,7 +82,7 @@ impl Tokenizer {
     /// The bytes of one token, special or not.
     pub(crate) fn token_bytes(&self, token: u32) -> TokenBytes {
         let written = self.inner.id_to_token(token).unwrap_or_default();
-        if self.is_special(&written) {
+        if self.is_special(token) {
             return TokenBytes(written.into_bytes());
         }
         let spelled = match self.spelling {
@@ -100,15 +100,9 @@ impl Tokenizer {
         }))
     }
 
-    fn is_special(&self, written: &str) -> bool {
-        self.inner.get_added_vocabulary().is_special_token(written)
-    }
-
     /// The token never shows in a text.
     fn is_hidden(&self, token: u32) -> bool {
-        self.inner
-            .id_to_token(token)
-            .is_none_or(|written| self.is_special(&written))
+        self.is_special(token) || self.inner.id_to_token(token).is_none()
     }
 }
 
