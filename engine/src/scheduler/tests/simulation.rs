@@ -73,7 +73,7 @@ impl Simulation {
             1 => Priority::Standard,
             _ => Priority::Interactive,
         };
-        let shared = dice.below(4) as u32 * 1000;
+        let shared = dice.below(24) as u32 * 1000;
         let (common, own) = (dice.below(70), 1 + dice.below(20));
         let mut tokens: Vec<u32> = (shared..).take(common).collect();
         tokens.extend((0..own).map(|_| dice.below(1 << 20) as u32));
@@ -211,9 +211,10 @@ proptest! {
             while simulation.jobs.len() < JOBS_MAX && simulation.dice.one_in(2) {
                 simulation.arrive(now);
             }
-            if simulation.dice.one_in(50) {
-                let nth = simulation.dice.below(JOBS_MAX);
-                simulation.jobs.keys().nth(nth).copied().into_iter().for_each(|id| simulation.forget(id));
+            if simulation.dice.one_in(12) {
+                let nth = simulation.dice.below(limits.sequences_max);
+                let running = simulation.scheduler.running.values().nth(nth).map(|entry| entry.id);
+                running.into_iter().for_each(|id| simulation.forget(id)); // at times in the middle of its prompt
             }
             let late = simulation.jobs.iter().filter(|(_, job)| job.deadline.is_some_and(|deadline| deadline <= now));
             for id in late.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -221,7 +222,7 @@ proptest! {
             }
             simulation.step();
         }
-        prop_assert!(simulation.finished > 100 && simulation.cached > 1000, "too little happens");
+        prop_assert!(simulation.finished > 50 && simulation.cached > 500, "too little happens");
         for _ in 0..STEPS {
             simulation.step();
         }
