@@ -143,17 +143,17 @@ impl Contracts {
     }
 
     /// The contract that holds for `tenant` at `time`; none means list prices.
-    pub fn at(&self, tenant: &TenantId, time: Timestamp) -> Option<&Contract> {
+    pub fn at(&self, tenant: &str, time: Timestamp) -> Option<&Contract> {
         self.of(tenant).iter().find(|contract| contract.holds_at(time))
     }
 
     /// The tenant's contract of that name, which stays what a row was priced at.
-    pub fn version(&self, tenant: &TenantId, name: &str) -> Option<&Contract> {
+    pub fn version(&self, tenant: &str, name: &str) -> Option<&Contract> {
         self.of(tenant).iter().find(|contract| contract.version == name)
     }
 
     /// The tenant's contracts, in order of time.
-    pub fn of(&self, tenant: &TenantId) -> &[Contract] {
+    pub fn of(&self, tenant: &str) -> &[Contract] {
         self.by_tenant.get(tenant).map_or(&[], Vec::as_slice)
     }
 

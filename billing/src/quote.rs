@@ -110,7 +110,7 @@ pub fn quote(question: &Question, book: &PriceBook, contracts: &Contracts) -> Re
         book: book.id.clone(),
         time,
     })?;
-    let contract = contracts.at(&question.tenant, time);
+    let contract = contracts.at(question.tenant.as_str(), time);
     let currency = contract.map_or(version.default_currency, |contract| contract.currency);
     if !version.currencies.contains(&currency) {
         let version = version.version.clone();

@@ -77,17 +77,17 @@ fn a_models_own_price_comes_before_that_of_any_model() {
 fn the_contract_is_read_whole() {
     let contracts = contracts();
     let now = "2026-11-24T00:00:00Z".parse().unwrap();
-    let acme = contracts.at(&"acme".parse().unwrap(), now).unwrap();
+    let acme = contracts.at("acme", now).unwrap();
     assert_eq!(
         (acme.segment, acme.currency.code(), acme.country.as_str()),
         (Segment::Enterprise, "EUR", "DE")
     );
-    let globex = contracts.at(&"globex".parse().unwrap(), now).unwrap();
+    let globex = contracts.at("globex", now).unwrap();
     assert_eq!(
         (globex.currency.code(), globex.partner.as_deref()),
         ("USD", Some("initech"))
     );
-    assert!(contracts.at(&"stranger".parse().unwrap(), now).is_none());
+    assert!(contracts.at("stranger", now).is_none());
     let price = acme.negotiated(&sku("debian-sections", Meter::Output)).unwrap();
     assert_eq!(rate(price, 150_000_000).unwrap().to_string(), "700");
     assert!(acme.negotiated(&sku("debian-sections", Meter::InputCached)).is_none());
@@ -98,7 +98,7 @@ fn the_contract_is_read_whole() {
 fn minimum_and_fee_are_whole_minor_units() {
     let with = |line: &str| CONTRACTS.replacen("country = \"DE\"", &format!("country = \"DE\"\n{line}"), 1);
     let read = Contracts::parse(&with("minimum_per_month = \"100.50\"\nfee_per_month = \"5000\""), "c").unwrap();
-    let acme = read.version(&"acme".parse().unwrap(), "acme-2026.1").unwrap();
+    let acme = read.version("acme", "acme-2026.1").unwrap();
     assert_eq!(acme.minimum_per_month.unwrap().to_string(), "100.5");
     assert_eq!(acme.fee_per_month.unwrap().to_string(), "5000");
     for line in ["minimum_per_month = \"0.005\"", "fee_per_month = \"-1\""] {
@@ -373,7 +373,7 @@ fn a_contract_ends_where_it_says_or_where_the_next_begins() {
         )
     };
     let at = |contracts: &Contracts, time: &str| {
-        let contract = contracts.at(&"acme".parse().unwrap(), time.parse().unwrap());
+        let contract = contracts.at("acme", time.parse().unwrap());
         contract.map(|contract| contract.version.clone())
     };
     let contracts = Contracts::parse(&second, "c").unwrap();

@@ -202,7 +202,7 @@ proptest! {
         let (book, contracts) = (book(), contracts());
         for charge in &closed.charges {
             let list = book.version(&charge.key.price_version).unwrap().list(&charge.key.sku, charge.key.currency).unwrap();
-            let contract = charge.key.contract_version.as_ref().map(|name| contracts.version(&charge.key.tenant, name).unwrap());
+            let contract = charge.key.contract_version.as_ref().map(|name| contracts.version(charge.key.tenant.as_str(), name).unwrap());
             let point = contract.and_then(|contract| contract.negotiated(&charge.key.sku)).unwrap_or(list);
             prop_assert_eq!(charge.contracted, rate(point, charge.quantity).unwrap());
             prop_assert_eq!(charge.list, rate(list, charge.quantity).unwrap());

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use billing::event::{payload_hash, usage_row};
 use billing::report::reconcile::{Expected, Finding, Reconciliation, reconcile};
 use billing::report::usage::{Filter, UsageReport, usage};
-use billing::report::{ReportError, in_memory, render};
+use billing::report::{Batches, InMemory, ReportError, Table, render};
 use common::{book, contracts, event, result};
 use schemas::billing::BillingRow;
 use schemas::result::{ResultRow, Status};
@@ -25,13 +25,13 @@ fn month() -> (Vec<ResultRow>, Vec<BillingRow>) {
 }
 
 fn report(ledger: &[BillingRow], filter: &Filter) -> UsageReport {
-    let table = in_memory(ledger.chunks(50).map(|rows| events::to_batch(rows).unwrap()).collect());
+    let table = InMemory(ledger.chunks(50).map(|rows| events::to_batch(rows).unwrap()).collect());
     usage(&table, &book(), &contracts(), filter).unwrap()
 }
 
 fn reconciled(all: &[ResultRow], ledger: &[BillingRow], expected: &Expected) -> Reconciliation {
-    let of_results = in_memory(all.chunks(50).map(|rows| results::to_batch(rows).unwrap()).collect());
-    let of_events = in_memory(ledger.chunks(50).map(|rows| events::to_batch(rows).unwrap()).collect());
+    let of_results = InMemory(all.chunks(50).map(|rows| results::to_batch(rows).unwrap()).collect());
+    let of_events = InMemory(ledger.chunks(50).map(|rows| events::to_batch(rows).unwrap()).collect());
     reconcile(&of_results, &of_events, expected, &book(), &contracts()).unwrap()
 }
 
@@ -221,7 +221,7 @@ fn a_late_price_change_leaves_earlier_charges_alone() {
         ..result("globex", 500)
     };
     ledger.push(usage_row(&december, false, &book, &contracts(), december.finished_at).unwrap());
-    let table = in_memory(vec![events::to_batch(&ledger).unwrap()]);
+    let table = InMemory(vec![events::to_batch(&ledger).unwrap()]);
     let after = usage(&table, &book, &contracts(), &Filter::default()).unwrap();
     let of_november: Vec<_> = after
         .lines
@@ -277,7 +277,8 @@ fn the_table_and_the_csv_say_the_same() {
         assert!(text.contains(part), "{part}\n{text}");
     }
     let mut csv = Vec::new();
-    render::usage_csv(&report, &mut csv).unwrap();
+    let [lines, _] = render::usage_sheets(&report);
+    render::csv(lines, &mut csv).unwrap();
     let mut reader = csv::Reader::from_reader(csv.as_slice());
     let rows: Vec<BTreeMap<String, String>> = reader.deserialize().map(Result::unwrap).collect();
     assert_eq!(rows.len(), report.lines.len());
@@ -368,12 +369,14 @@ fn a_missing_an_extra_and_a_double_event_are_found() {
         )]
     );
     let found = breaks(|all, _| all.push(all[41].clone()));
-    assert_eq!(
-        found,
-        [format!(
-            "result {} (stranger job-of-stranger row-41): 2 rows in results, 1 in billing_events",
-            id(41)
-        )]
+    let twice = format!(
+        "result {} (stranger job-of-stranger row-41): 2 rows in results, 1 in billing_events",
+        id(41)
+    );
+    assert_eq!(found[0], twice);
+    assert!(
+        found.contains(&"output_tokens of stranger: results 123, ledger 120".to_owned()),
+        "{found:?}"
     );
 }
 
@@ -475,6 +478,22 @@ fn many_breaks_are_all_counted_and_a_hundred_shown() {
     assert!(render::reconciliation(&report).contains("BREAK  and 20 more"));
 }
 
+struct Broken;
+
+impl Table for Broken {
+    fn rows(&self) -> u64 {
+        1
+    }
+
+    fn pieces(&self) -> usize {
+        3
+    }
+
+    fn read(&self, _: usize, _: &[&'static str]) -> Batches {
+        Box::new([Err("gone".into())].into_iter())
+    }
+}
+
 #[test]
 fn columns_that_are_not_needed_may_be_left_out_and_others_are_missed() {
     let (all, ledger) = month();
@@ -483,18 +502,17 @@ fn columns_that_are_not_needed_may_be_left_out_and_others_are_missed() {
         .iter()
         .map(|name| batch.schema().index_of(name).unwrap())
         .collect();
-    let of_results = in_memory(vec![batch.project(&needed).unwrap()]);
-    let of_events = in_memory(vec![events::to_batch(&ledger).unwrap()]);
+    let of_results = InMemory(vec![batch.project(&needed).unwrap()]);
+    let of_events = InMemory(vec![events::to_batch(&ledger).unwrap()]);
     let none = Expected::new();
     assert!(
         reconcile(&of_results, &of_events, &none, &book(), &contracts())
             .unwrap()
             .passed()
     );
-    let too_few = in_memory(vec![batch.project(&needed[1..]).unwrap()]);
+    let too_few = InMemory(vec![batch.project(&needed[1..]).unwrap()]);
     let error = reconcile(&too_few, &of_events, &none, &book(), &contracts()).unwrap_err();
     assert!(matches!(error, ReportError::Row { table: "results", .. }), "{error}");
-    let broken = || -> billing::report::Batches { Box::new([Err("gone".into())].into_iter()) };
-    let error = usage(&broken, &book(), &contracts(), &Filter::default()).unwrap_err();
+    let error = usage(&Broken, &book(), &contracts(), &Filter::default()).unwrap_err();
     assert_eq!(error.to_string(), "cannot read billing_events");
 }

@@ -4,7 +4,7 @@
 #   integration/stack/install.sh DIR
 #
 # Everything lands in DIR, once and pinned; a later call finds it there. Many calls at once are safe. Needs
-# Java 17, Maven, Go and Python 3.10 or later: as root on Debian the missing ones are installed, elsewhere
+# Java 17, Maven, Go and Python 3.12 or later: as root on Debian the missing ones are installed, elsewhere
 # the error names them.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -81,3 +81,26 @@ if [ ! -e "$stack/$python/complete" ]; then
     touch "$stack/$python/complete"
 fi
 ln -sfn "$python" "$stack/python"
+
+# The first Python that is new enough for the FOCUS validator, those of pyenv included.
+newer_python() {
+    for candidate in python3.13 python3.12 python3 "$HOME"/.pyenv/versions/3.1[2-9]*/bin/python3; do
+        if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    say 'the FOCUS validator needs Python 3.12 or later with its venv module; install one (as python3.12 or with pyenv) and try again'
+    exit 1
+}
+
+focus="focus-$(cksum <"$here/../requirements-focus.txt" | cut -d' ' -f1)"
+if [ ! -e "$stack/$focus/complete" ]; then
+    say "installing $focus"
+    newer=$(newer_python)
+    rm -rf "${stack:?}/$focus"
+    "$newer" -m venv "$stack/$focus"
+    "$stack/$focus/bin/pip" install -q --disable-pip-version-check -r "$here/../requirements-focus.txt" >&2
+    touch "$stack/$focus/complete"
+fi
+ln -sfn "$focus" "$stack/focus"

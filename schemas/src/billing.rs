@@ -58,12 +58,17 @@ impl std::str::FromStr for EventKind {
 
 /// The id of a ledger row: UUIDv5 of the work it bills, never of an attempt, a time or an offset.
 pub fn event_id(tenant: &TenantId, job: &JobId, custom_id: &CustomId, kind: EventKind, correction_seq: u32) -> Uuid {
+    event_id_of(tenant.as_str(), job.as_str(), custom_id.as_str(), kind, correction_seq)
+}
+
+/// As [`event_id`], of names as they stand in a table.
+pub fn event_id_of(tenant: &str, job: &str, custom_id: &str, kind: EventKind, correction_seq: u32) -> Uuid {
     uuid_of(
         "event",
         &[
-            tenant.as_str().as_bytes(),
-            job.as_str().as_bytes(),
-            custom_id.as_str().as_bytes(),
+            tenant.as_bytes(),
+            job.as_bytes(),
+            custom_id.as_bytes(),
             kind.as_str().as_bytes(),
             &correction_seq.to_be_bytes(),
         ],
@@ -153,6 +158,10 @@ pub struct BillingRow {
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| to_batch(&[]).expect("no rows always fit into a batch").schema());
 
 static READ_SCHEMA: LazyLock<Schema> = LazyLock::new(|| SCHEMA.as_ref().clone());
+
+pub(crate) fn read_schema() -> &'static Schema {
+    &READ_SCHEMA
+}
 
 /// The column `billing_events` is partitioned by, and the last of its schema.
 pub const PARTITION_COLUMN: &str = "usage_period";

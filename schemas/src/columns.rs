@@ -248,6 +248,72 @@ pub(crate) fn days_since_epoch(time: Timestamp) -> i32 {
     seconds.div_euclid(SECONDS_PER_DAY) as i32
 }
 
+/// The column of `batch` for `field`, in the field's type; all null if it is optional and not there.
+fn column_of(batch: &RecordBatch, field: &'static Field) -> Result<ArrayRef, ReadError> {
+    let column = field.name().as_str();
+    let expected = field.data_type();
+    match batch.column_by_name(column) {
+        None if field.is_nullable() => Ok(new_null_array(expected, batch.num_rows())),
+        None => Err(ReadError::Missing { column }),
+        Some(array) if array.data_type() == expected => Ok(Arc::clone(array)),
+        Some(array) => cast(array, expected).map_err(|_| ReadError::Type {
+            column,
+            found: array.data_type().clone(),
+            expected: expected.clone(),
+        }),
+    }
+}
+
+/// The columns of a batch with their types, for views of its rows. No value of a required column is null.
+pub(crate) struct Typed<'a> {
+    pub(crate) batch: &'a RecordBatch,
+    pub(crate) schema: &'static Schema,
+}
+
+impl Typed<'_> {
+    fn column(&self, name: &'static str) -> Result<ArrayRef, ReadError> {
+        let field = self.schema.field_with_name(name);
+        let field = field.map_err(|_| ReadError::Missing { column: name })?;
+        let array = column_of(self.batch, field)?;
+        match array
+            .nulls()
+            .filter(|nulls| !field.is_nullable() && nulls.null_count() > 0)
+        {
+            Some(nulls) => Err(ReadError::Null {
+                row: nulls.iter().position(|valid| !valid).unwrap_or_default(),
+                column: name,
+            }),
+            None => Ok(array),
+        }
+    }
+
+    pub(crate) fn texts(&self, name: &'static str) -> Result<StringArray, ReadError> {
+        Ok(self.column(name)?.as_string::<i32>().clone())
+    }
+
+    pub(crate) fn numbers<T: ArrowPrimitiveType>(&self, name: &'static str) -> Result<PrimitiveArray<T>, ReadError> {
+        Ok(self.column(name)?.as_primitive::<T>().clone())
+    }
+
+    pub(crate) fn booleans(&self, name: &'static str) -> Result<BooleanArray, ReadError> {
+        Ok(self.column(name)?.as_boolean().clone())
+    }
+}
+
+/// The value of an optional text column.
+pub(crate) fn optional(texts: &StringArray, row: usize) -> Option<&str> {
+    texts.is_valid(row).then(|| texts.value(row))
+}
+
+/// A value of a column, read from a text or number that may not be one.
+pub(crate) fn value<T>(row: usize, column: &'static str, parsed: Result<T, impl Display>) -> Result<T, ReadError> {
+    parsed.map_err(|problem| ReadError::Value {
+        row,
+        column,
+        problem: problem.to_string(),
+    })
+}
+
 /// The cells of a batch, read one row at a time. Columns are found by name: their order, columns that
 /// are not ours, and other widths of the same kind of value (e.g. `LargeUtf8`) make no difference, and
 /// an optional column that is not there reads as null.
@@ -265,20 +331,8 @@ impl Cells {
         let mut names = Vec::with_capacity(schema.fields().len());
         let mut arrays = Vec::with_capacity(schema.fields().len());
         for field in schema.fields() {
-            let column = field.name().as_str();
-            let expected = field.data_type();
-            let array = match batch.column_by_name(column) {
-                None if field.is_nullable() => new_null_array(expected, batch.num_rows()),
-                None => return Err(ReadError::Missing { column }),
-                Some(array) if array.data_type() == expected => Arc::clone(array),
-                Some(array) => cast(array, expected).map_err(|_| ReadError::Type {
-                    column,
-                    found: array.data_type().clone(),
-                    expected: expected.clone(),
-                })?,
-            };
-            names.push(column);
-            arrays.push(array);
+            names.push(field.name().as_str());
+            arrays.push(column_of(batch, field)?);
         }
         Ok(Cells {
             names,

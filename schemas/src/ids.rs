@@ -51,6 +51,13 @@ macro_rules! text_id {
             }
         }
 
+        // Equal, ordered and hashed as its text, so that maps can be asked without making an id.
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
         impl From<$name> for String {
             fn from(id: $name) -> String {
                 id.0

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`ids`] names things, [`columns`] turns rows into Arrow, [`decode`] reads messages;
 //! then [`request`] is what arrives, [`result`] and [`billing`] are the two rows that every request ends
-//! in, [`job`] is what `bitnet.jobs` holds. Nothing here
+//! in, [`view`] is these rows without a copy, [`job`] is what `bitnet.jobs` holds. Nothing here
 //! does IO or reads a clock.
 
 #![forbid(unsafe_code)]
@@ -13,4 +13,5 @@ pub mod decode;
 pub mod request;
 pub mod result;
 pub mod billing;
+pub mod view;
 pub mod job;

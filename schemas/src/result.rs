@@ -140,6 +140,10 @@ static READ_SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     Schema::new(fields.cloned().collect::<Vec<_>>())
 });
 
+pub(crate) fn read_schema() -> &'static Schema {
+    &READ_SCHEMA
+}
+
 /// The column `results` is partitioned by, and the last of its schema. A date and not a text, so that
 /// every reader prunes files on ranges and date arithmetic; Delta, Hive paths, DuckDB and Spark all
 /// write it `2026-11-24`.

@@ -9,6 +9,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use common::{billing_rows, result_rows};
 use schemas::columns::{ReadError, WriteError};
+use schemas::view::{EventColumns, ResultColumns};
 use schemas::{billing, result};
 
 fn kind(schema: &Schema, column: &str) -> String {
@@ -197,4 +198,18 @@ fn what_is_not_a_row_is_named() {
         ),
         "{error}"
     );
+}
+
+#[test]
+fn a_view_of_the_columns_is_a_view_of_the_row() {
+    let rows = billing_rows();
+    let columns = EventColumns::of(&billing::to_batch(&rows).unwrap()).unwrap();
+    for (index, row) in rows.iter().enumerate() {
+        assert_eq!(columns.view(index).unwrap(), row.view());
+    }
+    let rows = result_rows();
+    let columns = ResultColumns::of(&result::to_batch(&rows).unwrap()).unwrap();
+    for (index, row) in rows.iter().enumerate() {
+        assert_eq!(columns.view(index).unwrap(), row.view());
+    }
 }

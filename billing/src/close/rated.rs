@@ -227,7 +227,7 @@ fn sums(terms: &Terms, inputs: &Inputs<'_>) -> Result<[Option<Sum>; 4], CloseErr
     let contract = match &terms.contract_version {
         None => None,
         Some(name) => {
-            let contract = inputs.contracts.version(&terms.tenant, name);
+            let contract = inputs.contracts.version(terms.tenant.as_str(), name);
             Some(contract.ok_or_else(|| unknown(format!("contract version {name} of {}", terms.tenant)))?)
         }
     };

@@ -221,7 +221,7 @@ impl<'a> Draft<'a> {
 
     fn fees(&mut self) -> Result<(), MoneyError> {
         let start = self.month.period.start();
-        let contract = self.month.contracts.at(self.tenant, start);
+        let contract = self.month.contracts.at(self.tenant.as_str(), start);
         let Some(contract) = contract.filter(|contract| contract.currency == self.currency) else {
             return Ok(());
         };
@@ -246,7 +246,7 @@ impl<'a> Draft<'a> {
     /// Charges what is bought and draws what is owed, of every contract that the tenant ever had.
     fn credits(&mut self, state: &mut CreditState) -> Result<(), MoneyError> {
         let (start, end) = (self.month.period.start(), self.month.period.end());
-        let contracts = self.month.contracts.of(self.tenant).iter();
+        let contracts = self.month.contracts.of(self.tenant.as_str()).iter();
         let begun = contracts.filter(|contract| contract.currency == self.currency && contract.effective_from < end);
         let known: Vec<&Credit> = begun
             .flat_map(|contract| &contract.credits)

@@ -1,119 +1,17 @@
-//! Quantities added up by what they are charged for, and the rated lines they make.
+//! The rated lines that quantities make.
 
-use std::collections::BTreeMap;
-
-use schemas::billing::BillingRow;
 use schemas::ids::TenantId;
 use schemas::request::ServiceTier;
 
 use super::ReportError;
+use super::sums::{Charge, Group, Groups, Meters, Part};
 use crate::contract::{Contract, Contracts};
-use crate::money::{Currency, Money, MoneyError};
+use crate::money::{Currency, MONEY_SCALE, Money, MoneyError};
 use crate::price_book::{PriceBook, PriceVersion};
 use crate::rate::rate;
 use crate::sku::{Meter, Sku};
 
-/// How much of each meter, in the order of [`Meter::ALL`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Meters(pub [i64; 4]);
-
-impl Meters {
-    pub(crate) fn of(row: &BillingRow) -> Self {
-        Meters([
-            row.input_uncached_tokens,
-            row.input_cached_tokens,
-            row.output_tokens,
-            row.requests,
-        ])
-    }
-
-    /// The quantity of one meter.
-    pub fn get(&self, meter: Meter) -> i64 {
-        self.0[meter as usize]
-    }
-
-    /// Both together; the column that overflows otherwise.
-    pub(crate) fn plus(self, other: Meters) -> Result<Self, &'static str> {
-        let mut sum = self;
-        for meter in Meter::ALL {
-            let place = &mut sum.0[meter as usize];
-            *place = place.checked_add(other.get(meter)).ok_or(meter.column())?;
-        }
-        Ok(sum)
-    }
-}
-
-/// Why a row's quantity is charged as it is, or not at all.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Charge {
-    /// At these versions.
-    Billable {
-        currency: String,
-        model_id: String,
-        tier: ServiceTier,
-        price_book: String,
-        price_version: String,
-        contract_version: Option<String>,
-    },
-    /// Not charged, for this reason. What the request asked for does not matter then; it may be anything.
-    Free { reason: String },
-}
-
-/// Rows of one tenant and period that are charged alike.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Group {
-    pub(crate) tenant: TenantId,
-    pub(crate) period: String,
-    pub(crate) charge: Charge,
-}
-
-impl Group {
-    pub(crate) fn of(row: &BillingRow) -> Self {
-        let charge = if row.billable {
-            Charge::Billable {
-                currency: row.billing_currency.clone(),
-                model_id: row.model_id.clone(),
-                tier: row.service_tier,
-                price_book: row.price_book_id.clone(),
-                price_version: row.price_version.clone(),
-                contract_version: row.contract_version.clone(),
-            }
-        } else {
-            Charge::Free {
-                reason: row
-                    .nonbillable_reason
-                    .clone()
-                    .unwrap_or_else(|| "no_reason_given".to_owned()),
-            }
-        };
-        Group {
-            tenant: row.tenant_id.clone(),
-            period: row.usage_period.clone(),
-            charge,
-        }
-    }
-}
-
-/// What all rows of each group add up to.
-pub(crate) type Groups = BTreeMap<Group, Meters>;
-
-/// Adds to a group.
-pub(crate) fn add(groups: &mut Groups, group: &Group, meters: Meters) -> Result<(), ReportError> {
-    let overflow = |column| ReportError::Quantity {
-        tenant: group.tenant.to_string(),
-        period: group.period.clone(),
-        column,
-    };
-    match groups.get_mut(group) {
-        Some(sum) => *sum = sum.plus(meters).map_err(overflow)?,
-        None => {
-            groups.insert(group.clone(), meters);
-        }
-    }
-    Ok(())
-}
-
-/// One SKU of one tenant in one period at one price: a line of an invoice.
+/// One SKU of one tenant in one period at one price: a line of an invoice, or a part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     /// Who is billed.
@@ -124,6 +22,9 @@ pub struct Line {
     pub currency: Currency,
     /// What was used.
     pub sku: Sku,
+    /// Which part of the line this is, if it is not the whole. The parts add up to the line exactly, in
+    /// every amount; those of a price with steps share its amount by quantity.
+    pub part: Part,
     /// How much, in the unit of the meter.
     pub quantity: i64,
     /// Version of the price book.
@@ -158,31 +59,20 @@ pub(crate) struct Rated {
     pub(crate) unrated: Vec<Unrated>,
 }
 
-/// Rates every billable group.
+/// Rates every billable group, once for all of its parts.
 pub(crate) fn rated(groups: &Groups, book: &PriceBook, contracts: &Contracts) -> Result<Rated, ReportError> {
     let mut rated = Rated::default();
-    for (group, meters) in groups {
-        let terms = match Terms::of(group, book, contracts) {
-            Ok(Some(terms)) => terms,
-            Ok(None) => continue,
-            Err(what) => {
-                rated.unrated.push(Unrated {
-                    tenant: group.tenant.clone(),
-                    period: group.period.clone(),
-                    what,
-                });
-                continue;
-            }
-        };
-        for meter in Meter::ALL.into_iter().filter(|meter| meters.get(*meter) != 0) {
-            let line = terms
-                .line(group, meter, meters.get(meter))
-                .map_err(|source| ReportError::Money {
-                    tenant: group.tenant.to_string(),
-                    period: group.period.clone(),
-                    source,
-                })?;
-            rated.lines.extend(line);
+    let groups: Vec<_> = groups.iter().collect();
+    for parts in groups.chunk_by(|(a, _), (b, _)| a.is_of_line(b)) {
+        let group = parts[0].0;
+        match Terms::of(group, book, contracts) {
+            Ok(None) => {}
+            Ok(Some(terms)) => terms.add_lines(parts, &mut rated.lines)?,
+            Err(what) => rated.unrated.push(Unrated {
+                tenant: group.tenant.clone(),
+                period: group.period.clone(),
+                what,
+            }),
         }
     }
     let key = |line: &Line| {
@@ -191,6 +81,8 @@ pub(crate) fn rated(groups: &Groups, book: &PriceBook, contracts: &Contracts) ->
             line.period.clone(),
             line.currency,
             line.sku.clone(),
+            line.price_version.clone(),
+            line.part.clone(),
         )
     };
     rated.lines.sort_by_cached_key(key);
@@ -223,7 +115,7 @@ impl<'a> Terms<'a> {
         let version = book.version(price_version).filter(|_| *price_book == book.id);
         let version = version.ok_or_else(|| format!("version {price_version} of price book {price_book}"))?;
         let contract = contract_version.as_ref().map(|name| {
-            let contract = contracts.version(&group.tenant, name);
+            let contract = contracts.version(group.tenant.as_str(), name);
             contract.ok_or_else(|| format!("contract version {name} of {}", group.tenant))
         });
         let priced = currency
@@ -238,6 +130,42 @@ impl<'a> Terms<'a> {
             model_id,
             tier: *tier,
         }))
+    }
+
+    /// The lines of all meters, a line each part.
+    fn add_lines(&self, parts: &[(&Group, &Meters)], lines: &mut Vec<Line>) -> Result<(), ReportError> {
+        let group = parts[0].0;
+        let money = |source| ReportError::Money {
+            tenant: group.tenant.to_string(),
+            period: group.period.clone(),
+            source,
+        };
+        let mut whole = Meters::default();
+        for (_, meters) in parts {
+            whole = whole.plus(**meters).map_err(|column| ReportError::Quantity {
+                tenant: group.tenant.to_string(),
+                period: group.period.clone(),
+                column,
+            })?;
+        }
+        for meter in Meter::ALL {
+            if let Some(line) = self.line(group, meter, whole.get(meter)).map_err(money)? {
+                let quantities: Vec<i64> = parts.iter().map(|(_, meters)| meters.get(meter)).collect();
+                let shared = Shared::of(&line, &quantities).map_err(money)?;
+                let of_parts = parts.iter().zip(quantities).zip(shared.0);
+                lines.extend(of_parts.filter(|((_, quantity), _)| *quantity != 0).map(
+                    |(((part, _), quantity), [list, contracted, billed])| Line {
+                        part: part.part.clone(),
+                        quantity,
+                        list,
+                        contracted,
+                        billed,
+                        ..line.clone()
+                    },
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// None for requests where they are free.
@@ -258,6 +186,7 @@ impl<'a> Terms<'a> {
             period: group.period.clone(),
             currency: self.currency,
             sku,
+            part: Part::default(),
             quantity,
             price_version: self.version.version.clone(),
             contract_version: self.contract.map(|contract| contract.version.clone()),
@@ -267,4 +196,46 @@ impl<'a> Terms<'a> {
             billed: amount.rounded(self.currency)?,
         }))
     }
+}
+
+/// The amounts of a line's parts: list, contracted and billed.
+struct Shared(Vec<[Money; 3]>);
+
+impl Shared {
+    /// Shares each amount of `line` by quantity, so that the parts add up to it: list and contracted to the
+    /// last of 18 decimals, billed in whole minor units.
+    fn of(line: &Line, quantities: &[i64]) -> Result<Self, MoneyError> {
+        let minor = 10_i128.pow(MONEY_SCALE.saturating_sub(line.currency.minor_digits()));
+        let list = share(line.list, quantities, 1)?;
+        let contracted = share(line.contracted, quantities, 1)?;
+        let billed = share(line.billed, quantities, minor)?;
+        let amounts = list.into_iter().zip(contracted).zip(billed);
+        Ok(Shared(
+            amounts
+                .map(|((list, contracted), billed)| [list, contracted, billed])
+                .collect(),
+        ))
+    }
+}
+
+/// `amount` by `quantities`, each share a multiple of `step` parts: the share of the first n together is
+/// what their quantity earns, rounded down, so that nothing is lost or made. Nothing is shared where the
+/// quantities cancel out, for then nothing was charged.
+fn share(amount: Money, quantities: &[i64], step: i128) -> Result<Vec<Money>, MoneyError> {
+    let whole: i128 = quantities.iter().map(|quantity| i128::from(*quantity)).sum();
+    if whole == 0 {
+        return Ok(vec![Money::ZERO; quantities.len()]);
+    }
+    let steps = amount.parts() / step;
+    let (each, rest) = (steps.div_euclid(whole), steps.rem_euclid(whole));
+    let (mut quantity, mut before) = (0, 0);
+    let mut earned = |more: &i64| {
+        quantity += i128::from(*more);
+        // rest < |whole| < 2⁷⁰ and |quantity| < 2⁷⁰; tokens of real parts are far below.
+        let product = each.checked_mul(quantity).zip(rest.checked_mul(quantity));
+        let up_to = product.and_then(|(whole_steps, rest)| whole_steps.checked_add(rest.div_euclid(whole)));
+        let parts = up_to.and_then(|up_to| (up_to - std::mem::replace(&mut before, up_to)).checked_mul(step));
+        Money::from_parts(parts.unwrap_or(i128::MAX))
+    };
+    quantities.iter().map(&mut earned).collect()
 }

@@ -1,18 +1,19 @@
 //! Reports: pure functions of the tables, the price book and the contracts.
 //!
-//! A report reads its tables batch by batch, more than once if need be, and holds a bounded number of ids
-//! at a time ([`window`]), so its memory does not grow with the rows.
+//! A report reads its tables ([`table`]) piece by piece on all cores, more than once if need be. It holds
+//! sums, and at most a bounded number of ids of 8 or 16 bytes, so its memory does not grow with the rows.
 
-mod window;
+mod table;
+mod sums;
 mod ledger;
 mod lines;
 pub mod usage;
 mod compare;
 mod pairing;
 pub mod reconcile;
+pub mod sheet;
 pub mod render;
 
-use arrow::array::RecordBatch;
 use schemas::columns::ReadError;
 use uuid::Uuid;
 
@@ -21,17 +22,9 @@ use crate::money::MoneyError;
 
 pub use compare::Difference;
 pub use ledger::{Quarantine, Quarantined};
-pub use lines::{Line, Meters, Unrated};
-
-/// Why a batch could not be had.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// One reading of a table, from its first batch to its last.
-pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch, BoxError>>>;
-
-/// Opens a table for one more reading. Every reading must give the same rows, in any order: pin the
-/// table's version. Optional columns may be left out.
-pub type Table<'a> = dyn Fn() -> Batches + 'a;
+pub use lines::{Line, Unrated};
+pub use sums::{By, Meters, Part};
+pub use table::{Batches, BoxError, InMemory, Table};
 
 /// Why a report could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -90,11 +83,12 @@ pub enum ReportError {
         /// Which column.
         column: &'static str,
     },
-}
-
-/// A table that lies in memory; opening it copies no column.
-pub fn in_memory(batches: Vec<RecordBatch>) -> impl Fn() -> Batches {
-    move || Box::new(batches.clone().into_iter().map(Ok))
+    /// More sums than can be shown or held.
+    #[error("the report would have more than {most} rows; ask for one month or one tenant, or for fewer columns")]
+    Groups {
+        /// How many there may be.
+        most: usize,
+    },
 }
 
 #[cfg(test)]

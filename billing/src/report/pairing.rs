@@ -1,32 +1,45 @@
 //! Pairs rows of `results` with the usage rows of `billing_events`, by result id.
+//!
+//! Each row becomes 16 bytes: a key of its result id, and a hash of what the ledger must say of the result,
+//! or of what it says. Sorted, both tables must be the same list with no key twice. Where they are not, the
+//! rows are read once more, whole.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use jiff::Timestamp;
 use schemas::billing::{self, BillingRow, EventKind};
+use schemas::columns::ReadError;
 use schemas::ids::{JobId, TenantId};
 use schemas::result::{self, ResultRow, Status};
+use schemas::view::{EventColumns, EventView, ResultColumns, ResultView};
 use uuid::Uuid;
 
+use super::ReportError;
 use super::compare::{differences, fingerprint, is_sound, repeats};
-use super::lines::{self, Group, Groups, Meters};
+use super::ledger::{self, Ledger, Pass, Reading, append};
 use super::reconcile::{Expected, Finding};
-use super::window::Window;
-use super::{ReportError, Table};
+use super::sums::{By, Groups, Sums, Totals};
+use super::table::{Table, Window, fold, key};
 use crate::contract::Contracts;
-use crate::event::usage_row;
+use crate::event::{usage_row, usage_view};
+use crate::period::usage_period;
 use crate::price_book::PriceBook;
 
+/// Rows of each table paired at a time; with the event's key that is 40 bytes each.
+pub(crate) const IDS_MAX: u64 = 16 << 20;
+
 /// How many faulty ids are looked at again.
-const SHOWN_MAX: usize = 100;
+pub(crate) const SHOWN_MAX: usize = 100;
 
 /// Rows of one id that are looked at again, on each side.
 const ROWS_SHOWN_MAX: usize = 2;
 
 /// Both tables, and what the results are rated with.
 pub(crate) struct Pairing<'a> {
-    pub(crate) results: &'a Table<'a>,
-    pub(crate) events: &'a Table<'a>,
+    pub(crate) results: &'a dyn Table,
+    pub(crate) events: &'a dyn Table,
     pub(crate) book: &'a PriceBook,
     pub(crate) contracts: &'a Contracts,
 }
@@ -40,181 +53,260 @@ pub(crate) struct Paired {
     pub(crate) events: u64,
     /// What the results are charged for.
     pub(crate) groups: Groups,
+    /// The ledger's sums.
+    pub(crate) ledger: Ledger,
     /// Results of each job that was asked for; a repeated delivery answers no request.
-    pub(crate) of_job: BTreeMap<(TenantId, JobId), u64>,
-    /// Ids at fault.
-    pub(crate) faulty: u64,
-    /// The first hundred of them.
-    pub(crate) shown: BTreeSet<Uuid>,
-}
-
-/// What is known of one result id.
-#[derive(Default)]
-struct Pair {
-    results: u32,
-    events: u32,
-    /// Hash of what the ledger row must be, and of what it is.
-    expected: [u8; 16],
-    found: [u8; 16],
-    /// The ledger row contradicts itself.
-    unsound: bool,
-    group: u32,
-    meters: Meters,
-    /// Index of its job among those asked for.
-    job: Option<u32>,
+    pub(crate) of_job: Expected,
+    /// Keys of the ids at fault, in order.
+    pub(crate) faulty: Vec<u64>,
 }
 
 impl Pairing<'_> {
-    /// Every id of both tables, at most `ids_max` at a time.
-    pub(crate) fn all(&self, expected: &Expected, ids_max: usize) -> Result<Paired, ReportError> {
-        let jobs: HashMap<&(TenantId, JobId), u32> = expected.keys().zip(0..).collect();
+    /// Every id of both tables, about `ids_max` at a time.
+    pub(crate) fn all(&self, expected: &Expected, ids_max: u64) -> Result<Paired, ReportError> {
         let mut paired = Paired::default();
-        let mut window = Window::all();
-        loop {
-            let mut round = Round::default();
-            window.read("results", self.results, "result_id", |window, batch| {
-                for row in result_rows(batch)?.iter().filter(|row| window.contains(row.result_id)) {
-                    let job = jobs.get(&(row.tenant_id.clone(), row.job_id.clone()));
-                    round.take_result(
-                        &self.expected(row, false)?,
-                        job.filter(|_| row.status != Status::Duplicate),
-                    );
+        let (mut totals, mut reading) = (Totals::default(), Reading::default());
+        for window in Window::over(self.results.rows().max(self.events.rows()), ids_max) {
+            let mut results = Vec::new();
+            for side in self.read_results(window, expected)? {
+                side.sums.add_to(&mut totals);
+                append(&mut results, side.pairs);
+                for (job, count) in side.of_job {
+                    *paired.of_job.entry(job).or_default() += count;
                 }
-                window.shrink(&mut round.pairs, ids_max);
-                Ok(())
-            })?;
-            window.read("billing_events", self.events, "result_id", |window, batch| {
-                for row in usage_rows(batch)?.iter().filter(|row| window.contains(row.result_id)) {
-                    round.take_event(row);
-                }
-                window.shrink(&mut round.pairs, ids_max);
-                Ok(())
-            })?;
-            round.close(&mut paired, expected)?;
-            match window.next() {
-                Some(next) => window = next,
-                None => return Ok(paired),
             }
+            let (mut events, mut passes) = (Vec::new(), Vec::new());
+            for side in self.read_events(window)? {
+                append(&mut events, side.pairs);
+                append(&mut paired.faulty, side.unsound);
+                passes.push(side.pass);
+            }
+            reading.close(passes, self.events, &is_usage)?;
+            results.sort_unstable();
+            events.sort_unstable();
+            paired.compare(&results, &events);
         }
+        paired.faulty.sort_unstable();
+        paired.faulty.dedup();
+        paired.groups = totals.finish()?;
+        paired.ledger = reading.finish()?;
+        Ok(paired)
     }
 
-    /// Reads the rows of `ids` once more, and says what is wrong with each.
-    pub(crate) fn explain(&self, ids: &BTreeSet<Uuid>) -> Result<Vec<Finding>, ReportError> {
-        if ids.is_empty() {
+    fn read_results(&self, window: Window, expected: &Expected) -> Result<Vec<ResultSide>, ReportError> {
+        let mut asked: HashMap<&str, HashMap<&str, &(TenantId, JobId)>> = HashMap::new();
+        for job in expected.keys() {
+            asked.entry(job.0.as_str()).or_default().insert(job.1.as_str(), job);
+        }
+        fold(
+            "results",
+            self.results,
+            &ResultColumns::NAMES,
+            |side: &mut ResultSide, batch| {
+                each_result(batch, |row| {
+                    if !window.contains(key(row.result_id)) {
+                        return Ok(());
+                    }
+                    let job = asked.get(row.tenant_id).and_then(|jobs| jobs.get(row.job_id));
+                    if let Some(job) = job.filter(|_| row.status != Status::Duplicate) {
+                        *side.of_job.entry((*job).clone()).or_default() += 1;
+                    }
+                    let period = side.months.period(row.finished_at);
+                    let event = usage_view(row, false, self.book, self.contracts, period);
+                    let event = event.map_err(|source| ReportError::Rate {
+                        result_id: row.result_id,
+                        source,
+                    })?;
+                    side.pairs.push(pair(&event, &mut side.scratch));
+                    side.sums.add(&event)
+                })
+            },
+        )
+    }
+
+    fn read_events(&self, window: Window) -> Result<Vec<EventSide>, ReportError> {
+        fold(
+            "billing_events",
+            self.events,
+            &EventColumns::names(),
+            |side: &mut EventSide, batch| {
+                ledger::each(batch, |row| {
+                    if !is_usage(row) {
+                        return Ok(());
+                    }
+                    let mut sound = true;
+                    if window.contains(key(row.event_id)) {
+                        sound = side.pass.take(row, By::default())?.is_some();
+                    }
+                    if window.contains(key(row.result_id)) {
+                        side.pairs.push(pair(row, &mut side.scratch));
+                        if !is_sound(row) {
+                            side.unsound.push(key(row.result_id));
+                        }
+                    }
+                    if !sound {
+                        side.unsound.push(key(row.result_id));
+                    }
+                    Ok(())
+                })
+            },
+        )
+    }
+
+    /// Reads the rows of the first hundred ids at fault once more, and says what is wrong with each.
+    pub(crate) fn explain(&self, paired: &Paired) -> Result<Vec<Finding>, ReportError> {
+        let keys: BTreeSet<u64> = paired.faulty.iter().copied().take(SHOWN_MAX).collect();
+        if keys.is_empty() {
             return Ok(Vec::new());
         }
+        let results = fold(
+            "results",
+            self.results,
+            &result::required_columns(),
+            |rows: &mut Vec<_>, batch| {
+                let mut found = Vec::new();
+                each_result(batch, |row| Ok(found.push(keys.contains(&key(row.result_id)))))?;
+                rows.extend(of_rows("results", batch, &found, result::from_batch)?);
+                Ok(())
+            },
+        )?;
+        let events = fold(
+            "billing_events",
+            self.events,
+            &EventColumns::names(),
+            |rows: &mut Vec<_>, batch| {
+                let mut found = Vec::new();
+                ledger::each(batch, |row| {
+                    Ok(found.push(is_usage(row) && keys.contains(&key(row.result_id))))
+                })?;
+                rows.extend(of_rows("billing_events", batch, &found, billing::from_batch)?);
+                Ok(())
+            },
+        )?;
         let mut rows: BTreeMap<Uuid, Rows> = BTreeMap::new();
-        Window::all().read("results", self.results, "result_id", |_, batch| {
-            for row in result_rows(batch)?
-                .into_iter()
-                .filter(|row| ids.contains(&row.result_id))
-            {
-                rows.entry(row.result_id).or_default().results.take(row);
-            }
-            Ok(())
-        })?;
-        Window::all().read("billing_events", self.events, "result_id", |_, batch| {
-            for row in usage_rows(batch)?
-                .into_iter()
-                .filter(|row| ids.contains(&row.result_id))
-            {
-                rows.entry(row.result_id).or_default().events.take(row);
-            }
-            Ok(())
-        })?;
-        rows.into_iter().map(|(id, rows)| self.finding(id, rows)).collect()
+        for row in results.into_iter().flatten() {
+            rows.entry(row.result_id).or_default().results.take(row);
+        }
+        for row in events.into_iter().flatten() {
+            rows.entry(row.result_id).or_default().events.take(row);
+        }
+        let findings = rows.into_iter().map(|(id, rows)| self.finding(id, rows));
+        findings.filter_map(Result::transpose).collect()
     }
 
-    fn finding(&self, result_id: Uuid, rows: Rows) -> Result<Finding, ReportError> {
+    /// What is wrong with the rows of one result; nothing if only its key was that of another one.
+    fn finding(&self, result_id: Uuid, rows: Rows) -> Result<Option<Finding>, ReportError> {
         let names = |tenant: &TenantId, job: &JobId, request: &str| format!("{tenant} {job} {request}");
         let of_result = |row: &ResultRow| names(&row.tenant_id, &row.job_id, row.custom_id.as_str());
         let of_event = |row: &BillingRow| names(&row.tenant_id, &row.job_id, row.custom_id.as_str());
         if let ([result], [event]) = (&rows.results.first[..], &rows.events.first[..])
             && (rows.results.count, rows.events.count) == (1, 1)
         {
-            let fields = differences(&self.expected(result, repeats(event))?, event);
-            return Ok(Finding::Differs {
+            let expected = usage_row(
+                result,
+                repeats(&event.view()),
+                self.book,
+                self.contracts,
+                event.ingested_at,
+            );
+            let expected = expected.map_err(|source| ReportError::Rate { result_id, source })?;
+            let fields = differences(&expected.view(), &event.view());
+            let request = of_result(result);
+            return Ok((!fields.is_empty()).then_some(Finding::Differs {
                 result_id,
-                request: of_result(result),
+                request,
                 fields,
-            });
+            }));
         }
         let request = rows.results.first.first().map(of_result);
         let request = request
             .or_else(|| rows.events.first.first().map(of_event))
             .unwrap_or_default();
-        Ok(Finding::Unpaired {
+        Ok(Some(Finding::Unpaired {
             result_id,
             request,
             results: rows.results.count,
             events: rows.events.count,
-        })
-    }
-
-    /// What the ledger must say of a result.
-    fn expected(&self, row: &ResultRow, repeats: bool) -> Result<BillingRow, ReportError> {
-        usage_row(row, repeats, self.book, self.contracts, row.finished_at).map_err(|source| ReportError::Rate {
-            result_id: row.result_id,
-            source,
-        })
+        }))
     }
 }
 
+fn is_usage(row: &EventView<'_>) -> bool {
+    row.event_kind == EventKind::Usage
+}
+
+/// The key of a row's result id, and behind it the hash of the row.
+fn pair(row: &EventView<'_>, scratch: &mut Vec<u8>) -> u128 {
+    u128::from(key(row.result_id)) << 64 | u128::from(fingerprint(row, scratch))
+}
+
+fn key_of(pair: u128) -> u64 {
+    (pair >> 64) as u64
+}
+
+/// What one thread has read of `results`.
 #[derive(Default)]
-struct Round {
-    pairs: HashMap<Uuid, Pair>,
-    groups: Vec<Group>,
-    group_of: HashMap<Group, u32>,
+struct ResultSide {
+    pairs: Vec<u128>,
+    sums: Sums,
+    of_job: Expected,
+    months: Months,
+    scratch: Vec<u8>,
 }
 
-impl Round {
-    fn take_result(&mut self, expected: &BillingRow, job: Option<&u32>) {
-        let group = Group::of(expected);
-        let next = self.groups.len() as u32;
-        let group = *self.group_of.entry(group.clone()).or_insert_with(|| {
-            self.groups.push(group);
-            next
-        });
-        let pair = self.pairs.entry(expected.result_id).or_default();
-        pair.results = pair.results.saturating_add(1);
-        pair.expected = fingerprint(expected);
-        pair.group = group;
-        pair.meters = Meters::of(expected);
-        pair.job = job.copied();
-    }
+/// What one thread has read of `billing_events`.
+#[derive(Default)]
+struct EventSide {
+    pairs: Vec<u128>,
+    /// Keys of rows that contradict themselves.
+    unsound: Vec<u64>,
+    pass: Pass,
+    scratch: Vec<u8>,
+}
 
-    fn take_event(&mut self, event: &BillingRow) {
-        let pair = self.pairs.entry(event.result_id).or_default();
-        pair.events = pair.events.saturating_add(1);
-        pair.found = fingerprint(event);
-        pair.unsound |= !is_sound(event);
-    }
+/// The last month that was asked for; rows of one month mostly lie together.
+#[derive(Default)]
+struct Months {
+    day: Option<i64>,
+    period: String,
+}
 
-    fn close(self, paired: &mut Paired, expected: &Expected) -> Result<(), ReportError> {
-        let mut of_job = vec![0_u64; expected.len()];
-        for (id, pair) in &self.pairs {
-            paired.results += u64::from(pair.results > 0);
-            paired.events += u64::from(pair.events > 0);
-            if pair.results > 0 {
-                lines::add(&mut paired.groups, &self.groups[pair.group as usize], pair.meters)?;
-            }
-            if let Some(job) = pair.job {
-                of_job[job as usize] += 1;
-            }
-            let agrees = (pair.results, pair.events) == (1, 1) && pair.expected == pair.found && !pair.unsound;
-            if !agrees {
-                paired.faulty += 1;
-                paired.shown.insert(*id);
-                if paired.shown.len() > SHOWN_MAX {
-                    paired.shown.pop_last();
-                }
+impl Months {
+    fn period(&mut self, time: Timestamp) -> &str {
+        let day = time.as_second().div_euclid(86_400);
+        if self.day != Some(day) {
+            self.period = usage_period(time);
+            self.day = Some(day);
+        }
+        &self.period
+    }
+}
+
+impl Paired {
+    /// Walks along both sorted lists, key by key.
+    fn compare(&mut self, mut results: &[u128], mut events: &[u128]) {
+        loop {
+            let next = results.first().into_iter().chain(events.first()).min();
+            let Some(key) = next.map(|pair| key_of(*pair)) else {
+                break;
+            };
+            let of_results = split_run(&mut results, key);
+            let of_events = split_run(&mut events, key);
+            self.results += u64::from(!of_results.is_empty());
+            self.events += u64::from(!of_events.is_empty());
+            if of_results.len() != 1 || of_results != of_events {
+                self.faulty.push(key);
             }
         }
-        for (job, count) in expected.keys().zip(of_job) {
-            *paired.of_job.entry(job.clone()).or_default() += count;
-        }
-        Ok(())
     }
+}
+
+/// Takes from the front of `pairs` those with `key`.
+fn split_run<'a>(pairs: &mut &'a [u128], key: u64) -> &'a [u128] {
+    let len = pairs.iter().take_while(|pair| key_of(**pair) == key).count();
+    let (run, rest) = pairs.split_at(len);
+    *pairs = rest;
+    run
 }
 
 /// All rows of one id.
@@ -248,28 +340,29 @@ impl<T> Sample<T> {
     }
 }
 
-/// Reads only what is needed: answers and embeddings stay where they are.
-fn result_rows(batch: &RecordBatch) -> Result<Vec<ResultRow>, ReportError> {
-    let schema = batch.schema();
-    let needed = result::required_columns();
-    let columns = (0..schema.fields().len()).filter(|index| needed.contains(&schema.field(*index).name().as_str()));
-    let batch = batch.project(&columns.collect::<Vec<_>>());
-    let batch = batch.map_err(|source| ReportError::Table {
-        table: "results",
-        source: source.into(),
-    })?;
-    result::from_batch(&batch).map_err(|source| ReportError::Row {
+fn each_result(
+    batch: &RecordBatch,
+    mut take: impl FnMut(&ResultView<'_>) -> Result<(), ReportError>,
+) -> Result<(), ReportError> {
+    let failed = |source| ReportError::Row {
         table: "results",
         source,
-    })
+    };
+    let columns = ResultColumns::of(batch).map_err(failed)?;
+    (0..batch.num_rows()).try_for_each(|row| take(&columns.view(row).map_err(failed)?))
 }
 
-fn usage_rows(batch: &RecordBatch) -> Result<Vec<BillingRow>, ReportError> {
-    let rows = billing::from_batch(batch);
-    let mut rows = rows.map_err(|source| ReportError::Row {
-        table: "billing_events",
-        source,
+/// The marked rows of a batch, whole.
+fn of_rows<T>(
+    table: &'static str,
+    batch: &RecordBatch,
+    marked: &[bool],
+    read: fn(&RecordBatch) -> Result<Vec<T>, ReadError>,
+) -> Result<Vec<T>, ReportError> {
+    let rows = filter_record_batch(batch, &BooleanArray::from(marked.to_vec()));
+    let rows = rows.map_err(|source| ReportError::Table {
+        table,
+        source: source.into(),
     })?;
-    rows.retain(|row| row.event_kind == EventKind::Usage);
-    Ok(rows)
+    read(&rows).map_err(|source| ReportError::Row { table, source })
 }

@@ -6,15 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemas::billing::EventKind;
 use schemas::ids::{JobId, TenantId};
 use uuid::Uuid;
 
-use super::ledger::{self, Quarantine, Quarantined};
-use super::lines::{self, Charge, Groups, Line, Meters, Unrated};
-use super::pairing::Pairing;
+use super::ledger::{Quarantine, Quarantined};
+use super::lines::{self, Line, Unrated};
+use super::pairing::{IDS_MAX, Pairing, SHOWN_MAX};
+use super::sums::{Charge, Groups, Meters};
 use super::usage::{Sources, at_list};
-use super::window::IDS_MAX;
 use super::{Difference, ReportError, Table};
 use crate::contract::Contracts;
 use crate::money::{Currency, Money, MoneyError};
@@ -194,8 +193,8 @@ impl Reconciliation {
 /// Compares `results` with the usage rows of `billing_events`, and where `expected` names a job, its
 /// results with the number of its requests. Optional columns of both tables are not read.
 pub fn reconcile(
-    results: &Table<'_>,
-    events: &Table<'_>,
+    results: &dyn Table,
+    events: &dyn Table,
     expected: &Expected,
     book: &PriceBook,
     contracts: &Contracts,
@@ -207,26 +206,23 @@ pub fn reconcile(
         contracts,
     };
     let paired = pairing.all(expected, IDS_MAX)?;
-    let ledger = ledger::read(events, IDS_MAX, |row| row.event_kind == EventKind::Usage)?;
+    let explained = pairing.explain(&paired)?;
     let of_results = lines::rated(&paired.groups, book, contracts)?;
-    let of_ledger = lines::rated(&ledger.groups, book, contracts)?;
+    let of_ledger = lines::rated(&paired.ledger.groups, book, contracts)?;
     let mut out = Reconciliation {
         results: paired.results,
         events: paired.events,
         jobs: expected.len(),
-        tenants: tenants(&paired.groups, &ledger.groups)?,
+        tenants: tenants(&paired.groups, &paired.ledger.groups)?,
         money: money(&of_results.lines, &of_ledger.lines)?,
         // What is not shown counts all the same.
-        findings: paired.faulty - paired.shown.len() as u64,
+        findings: (paired.faulty.len() - paired.faulty.len().min(SHOWN_MAX)) as u64,
         shown: Vec::new(),
         at_list: at_list(&of_ledger.lines),
         sources: Sources::of(book, contracts),
     };
-    pairing
-        .explain(&paired.shown)?
-        .into_iter()
-        .for_each(|finding| out.find(finding));
-    out.find_quarantined(&ledger.quarantine);
+    explained.into_iter().for_each(|finding| out.find(finding));
+    out.find_quarantined(&paired.ledger.quarantine);
     of_ledger
         .unrated
         .into_iter()

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemas::billing::BillingRow;
 use schemas::ids::TenantId;
+use schemas::view::EventView;
 
-use super::ledger::{self, Ledger, Quarantine};
-use super::lines::{Charge, Line, Meters, Rated, Unrated, rated};
-use super::window::IDS_MAX;
+use super::ledger::{self, IDS_MAX, Ledger, Quarantine};
+use super::lines::{Line, Rated, Unrated, rated};
+use super::sums::{By, Charge, Meters};
 use super::{ReportError, Table};
 use crate::contract::Contracts;
 use crate::money::{Currency, Money};
@@ -21,11 +21,15 @@ pub struct Filter {
     pub tenant: Option<TenantId>,
     /// This month only, like `2026-10`.
     pub period: Option<String>,
+    /// By what else to tell usage apart.
+    pub by: By,
 }
 
 impl Filter {
-    fn takes(&self, row: &BillingRow) -> bool {
-        self.tenant.as_ref().is_none_or(|tenant| *tenant == row.tenant_id)
+    fn takes(&self, row: &EventView<'_>) -> bool {
+        self.tenant
+            .as_ref()
+            .is_none_or(|tenant| tenant.as_str() == row.tenant_id)
             && self.period.as_ref().is_none_or(|period| *period == row.usage_period)
     }
 }
@@ -80,22 +84,29 @@ pub struct UsageReport {
     pub repeated: u64,
     /// Rows in no total.
     pub quarantine: Quarantine,
+    /// By what else the lines are told apart.
+    pub by: By,
     /// What the amounts were made with.
     pub sources: Sources,
 }
 
 /// Makes the report from `billing_events`.
 pub fn usage(
-    events: &Table<'_>,
+    events: &dyn Table,
     book: &PriceBook,
     contracts: &Contracts,
     filter: &Filter,
 ) -> Result<UsageReport, ReportError> {
-    let ledger = ledger::read(events, IDS_MAX, |row| filter.takes(row))?;
-    from_ledger(ledger, book, contracts)
+    let ledger = ledger::read(events, IDS_MAX, filter.by, &|row| filter.takes(row))?;
+    from_ledger(ledger, filter.by, book, contracts)
 }
 
-pub(crate) fn from_ledger(ledger: Ledger, book: &PriceBook, contracts: &Contracts) -> Result<UsageReport, ReportError> {
+pub(crate) fn from_ledger(
+    ledger: Ledger,
+    by: By,
+    book: &PriceBook,
+    contracts: &Contracts,
+) -> Result<UsageReport, ReportError> {
     let Rated { lines, mut unrated } = rated(&ledger.groups, book, contracts)?;
     if let Some(Unrated { tenant, period, what }) = unrated.pop() {
         return Err(ReportError::Terms {
@@ -108,7 +119,7 @@ pub(crate) fn from_ledger(ledger: Ledger, book: &PriceBook, contracts: &Contract
         let contract = line
             .contract_version
             .as_ref()
-            .and_then(|name| contracts.version(&line.tenant, name));
+            .and_then(|name| contracts.version(line.tenant.as_str(), name));
         contract.is_some_and(|contract| contract.minimum_per_month.is_some() || !contract.credits.is_empty())
     };
     Ok(UsageReport {
@@ -119,6 +130,7 @@ pub(crate) fn from_ledger(ledger: Ledger, book: &PriceBook, contracts: &Contract
         events: ledger.events,
         repeated: ledger.repeated,
         quarantine: ledger.quarantine,
+        by,
         sources: Sources::of(book, contracts),
     })
 }
@@ -164,9 +176,8 @@ fn totals(ledger: &Ledger, lines: &[Line]) -> Result<Vec<Total>, ReportError> {
                 })?;
             }
             Charge::Free { reason } => {
-                free.entry((tenant, period))
-                    .or_default()
-                    .insert(reason.clone(), meters.get(Meter::Requests));
+                let free = free.entry((tenant, period)).or_default();
+                *free.entry(reason.clone()).or_default() += meters.get(Meter::Requests);
             }
         }
     }

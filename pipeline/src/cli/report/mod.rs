@@ -2,22 +2,22 @@
 
 mod pinned;
 mod invoice;
+mod output;
+mod usage;
 
-use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::io::{self, Write};
 
 use billing::report::reconcile::{Expected, reconcile};
-use billing::report::usage::{Filter, UsageReport, usage};
 use billing::report::{ReportError, render};
-use clap::{Args, Subcommand, ValueEnum};
-use schemas::ids::TenantId;
+use clap::{Args, Subcommand};
 
-use super::partial::Partial;
 use super::{Exit, Failure};
 use crate::jobs::records;
 use crate::prices::Prices;
 use crate::settings::Settings;
 use pinned::Pinned;
+use usage::Usage;
+pub(super) use usage::print_usage;
 
 /// Usage by tenant, and whether results and billing agree
 #[derive(Debug, Subcommand)]
@@ -26,7 +26,9 @@ pub enum Report {
     /// Tokens, requests and amounts per tenant and month
     #[command(after_help = "Examples:
   bitnet report usage
-  bitnet report usage --month 2026-11 --format csv -o november.csv")]
+  bitnet report usage --month 2026-11 --format csv -o november.csv
+  bitnet report usage --month 2026-11 --by day,project --format xlsx -o november.xlsx
+  bitnet report usage --month 2026-11 --format html -o november.html    # a page to forward")]
     Usage(Usage),
     /// Check every billing row against its result; exit 1 if anything differs
     #[command(after_help = "Examples:
@@ -41,44 +43,12 @@ pub enum Report {
     Invoice(invoice::InvoiceReport),
 }
 
-/// `bitnet report usage`.
-#[derive(Debug, Args)]
-pub struct Usage {
-    /// Only this month (UTC), e.g. 2026-11
-    #[arg(long, value_name = "YYYY-MM", value_parser = month)]
-    month: Option<String>,
-    /// Only this tenant
-    #[arg(long)]
-    tenant: Option<TenantId>,
-    /// A table for the terminal, or CSV with exact amounts
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
-    /// Where it goes; standard output by default
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
-}
-
 /// `bitnet report reconcile`.
 #[derive(Debug, Args)]
 pub struct Reconcile {
     /// Also compare each job's results with the number of its requests in `bitnet.jobs`, which asks the broker
     #[arg(long)]
     drained: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Csv,
-}
-
-fn month(text: &str) -> Result<String, String> {
-    format!("{text}-01")
-        .parse::<jiff::civil::Date>()
-        .ok()
-        .filter(|_| text.len() == 7)
-        .map(|_| text.to_owned())
-        .ok_or_else(|| "write YYYY-MM, e.g. 2026-11".to_owned())
 }
 
 impl Report {
@@ -89,40 +59,6 @@ impl Report {
             Report::Reconcile(reconcile) => print_reconciliation(settings, reconcile.drained).await,
         }
     }
-}
-
-impl Usage {
-    async fn run(&self, settings: &Settings) -> Result<(), Failure> {
-        let filter = Filter {
-            tenant: self.tenant.clone(),
-            period: self.month.clone(),
-        };
-        let report = usage_report(settings, filter).await?;
-        match &self.output {
-            None => self.write(&report, io::stdout().lock()),
-            Some(path) => {
-                let (partial, file) = Partial::create(path)?;
-                self.write(&report, BufWriter::new(file))?;
-                partial.finish()
-            }
-        }
-    }
-
-    fn write(&self, report: &UsageReport, mut out: impl Write) -> Result<(), Failure> {
-        match self.format {
-            Format::Table => write!(out, "{}", render::usage_table(report))?,
-            Format::Csv => render::usage_csv(report, &mut out).map_err(|error| Failure::new(Exit::Internal, error))?,
-        }
-        out.flush()?;
-        Ok(())
-    }
-}
-
-/// Everybody's usage, as a table on standard output.
-pub(super) async fn print_usage(settings: &Settings) -> Result<(), Failure> {
-    let report = usage_report(settings, Filter::default()).await?;
-    write!(io::stdout(), "{}", render::usage_table(&report))?;
-    Ok(())
 }
 
 /// The reconciliation on standard output; anything that differs is a failure with exit code 1.
@@ -136,8 +72,7 @@ pub(super) async fn print_reconciliation(settings: &Settings, drained: bool) -> 
     }
     let pinned = Pinned::open(settings).await?;
     let report = tokio::task::spawn_blocking(move || {
-        let (results, events) = (|| pinned.results(), || pinned.events());
-        reconcile(&results, &events, &expected, &prices.book, &prices.contracts)
+        reconcile(&pinned.results(), &pinned.events(), &expected, &prices.book, &prices.contracts)
     });
     let report = report.await.map_err(|error| Failure::new(Exit::Internal, error))??;
     write!(io::stdout(), "{}", render::reconciliation(&report))?;
@@ -151,14 +86,6 @@ pub(super) async fn print_reconciliation(settings: &Settings, drained: bool) -> 
     .help("a worker that starts applies what is sealed and not yet billed; run one, then this again"))
 }
 
-async fn usage_report(settings: &Settings, filter: Filter) -> Result<UsageReport, Failure> {
-    let prices = Prices::load(&settings.billing)?;
-    let pinned = Pinned::open(settings).await?;
-    let report =
-        tokio::task::spawn_blocking(move || usage(&|| pinned.events(), &prices.book, &prices.contracts, &filter));
-    Ok(report.await.map_err(|error| Failure::new(Exit::Internal, error))??)
-}
-
 impl From<ReportError> for Failure {
     fn from(error: ReportError) -> Failure {
         let (exit, remedy) = match &error {
@@ -167,6 +94,7 @@ impl From<ReportError> for Failure {
                 Exit::Usage,
                 "name the right files in billing.prices and billing.contracts",
             ),
+            ReportError::Groups { .. } => (Exit::Usage, "name --month or --tenant"),
             ReportError::Row { .. } | ReportError::Money { .. } | ReportError::Quantity { .. } => (
                 Exit::BadInput,
                 "the table holds rows that this version of bitnet did not write",

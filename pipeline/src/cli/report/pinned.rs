@@ -1,12 +1,9 @@
 //! Both tables as they are at one moment, to be read as often as a report wants.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
 use billing::report::{Batches, BoxError};
 use futures::StreamExt;
-use futures::stream::BoxStream;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
@@ -14,18 +11,18 @@ use crate::cli::Failure;
 use crate::settings::Settings;
 use crate::sink::Table;
 use crate::store::Store;
-use crate::tables::{TableError, TableFile, Tables};
+use crate::tables::{TableFile, Tables};
 
 /// Billing follows results within moments; so often it is looked at again before the difference is a finding.
 const LOOKS: u32 = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
-/// What customers read, large and never billed.
-const UNBILLED: [&str; 4] = ["response", "output_text", "embedding", "scores"];
+/// Into how many pieces a table is cut, if it has so many files.
+const PIECES_MAX: u64 = 64;
 
 /// The files of both tables.
 pub(super) struct Pinned {
-    tables: Arc<Tables>,
+    tables: Tables,
     runtime: Handle,
     results: Vec<TableFile>,
     events: Vec<TableFile>,
@@ -42,10 +39,9 @@ impl Pinned {
             let results = tables.files(Table::Results, None).await?;
             let events = tables.files(Table::BillingEvents, None).await?;
             if look == LOOKS || before == events && rows(&events) >= rows(&results) {
-                let (tables, runtime) = (Arc::new(tables), Handle::current());
                 return Ok(Pinned {
                     tables,
-                    runtime,
+                    runtime: Handle::current(),
                     results,
                     events,
                 });
@@ -55,28 +51,55 @@ impl Pinned {
         }
     }
 
-    /// One reading of `results`; never from a task of the runtime.
-    pub(super) fn results(&self) -> Batches {
-        let schema = Table::Results.arrow_schema();
-        let columns: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let columns: Vec<_> = columns.into_iter().filter(|name| !UNBILLED.contains(name)).collect();
-        self.read(
-            self.tables
-                .scan_files(Table::Results, self.results.clone(), &columns, None),
-        )
+    /// `results`, to be read outside the runtime.
+    pub(super) fn results(&self) -> Pieces<'_> {
+        self.pieces(Table::Results, &self.results)
     }
 
-    /// One reading of `billing_events`; never from a task of the runtime.
-    pub(super) fn events(&self) -> Batches {
-        self.read(
-            self.tables
-                .scan_files(Table::BillingEvents, self.events.clone(), &[], None),
-        )
+    /// `billing_events`, to be read outside the runtime.
+    pub(super) fn events(&self) -> Pieces<'_> {
+        self.pieces(Table::BillingEvents, &self.events)
     }
 
-    fn read(&self, stream: Result<BoxStream<'static, Result<RecordBatch, TableError>>, TableError>) -> Batches {
-        let runtime = self.runtime.clone();
-        match stream {
+    fn pieces<'a>(&'a self, table: Table, files: &'a [TableFile]) -> Pieces<'a> {
+        let size: u64 = files.iter().map(|file| file.size).sum();
+        let mut pieces: Vec<&[TableFile]> = Vec::new();
+        let (mut from, mut bytes) = (0, 0);
+        for (index, file) in files.iter().enumerate() {
+            bytes += file.size;
+            if bytes * PIECES_MAX >= size || index + 1 == files.len() {
+                pieces.push(&files[from..=index]);
+                (from, bytes) = (index + 1, 0);
+            }
+        }
+        Pieces {
+            pinned: self,
+            table,
+            files: pieces,
+        }
+    }
+}
+
+/// A table in pieces of about equally many bytes, each some of its files.
+pub(super) struct Pieces<'a> {
+    pinned: &'a Pinned,
+    table: Table,
+    files: Vec<&'a [TableFile]>,
+}
+
+impl billing::report::Table for Pieces<'_> {
+    fn rows(&self) -> u64 {
+        self.files.iter().map(|files| rows(files)).sum()
+    }
+
+    fn pieces(&self) -> usize {
+        self.files.len()
+    }
+
+    fn read(&self, piece: usize, columns: &[&'static str]) -> Batches {
+        let runtime = self.pinned.runtime.clone();
+        let files = self.files[piece].to_vec();
+        match self.pinned.tables.scan_files(self.table, files, columns, None) {
             Err(error) => Box::new(std::iter::once(Err(BoxError::from(error)))),
             Ok(mut stream) => Box::new(std::iter::from_fn(move || {
                 Some(runtime.block_on(stream.next())?.map_err(BoxError::from))

@@ -1,33 +1,38 @@
-//! Reports as text: tables for the terminal, CSV for spreadsheets.
-//!
-//! Amounts are shown exactly; those that are billed have the decimals of their currency.
+//! Reports as tables for the terminal.
 
 use std::fmt::{Display, Write as _};
-use std::io;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, Table};
 
-use super::lines::{Line, Meters, Unrated};
-use super::reconcile::{Finding, Reconciliation};
-use super::usage::{Sources, Total, UsageReport};
+use super::usage::price_of;
 use crate::money::Money;
+use crate::report::By;
+use crate::report::lines::Unrated;
+use crate::report::reconcile::{Finding, Reconciliation};
+use crate::report::sums::Meters;
+use crate::report::usage::{Sources, Total, UsageReport};
 use crate::sku::Meter;
 
 /// The usage report for a terminal: lines, totals, and what to know about them.
 pub fn usage_table(report: &UsageReport) -> String {
+    let By { day, project, region } = report.by;
+    let parts = [(day, "day"), (project, "project"), (region, "region")];
+    let parts: Vec<_> = parts
+        .iter()
+        .filter(|(shown, _)| *shown)
+        .map(|(_, name)| *name)
+        .collect();
     let mut lines = table(
-        &["tenant", "month", "model", "tier", "class"],
+        &[&["tenant", "month"], &parts[..], &["model", "tier", "class"]].concat(),
         &["quantity", "list", "contracted", "billed"],
         &["", "price"],
     );
     for line in &report.lines {
-        let mut row = texts([
-            line.tenant.as_str(),
-            &line.period,
-            &line.sku.model_id,
-            line.sku.tier.as_str(),
-        ]);
+        let mut row = texts([line.tenant.as_str(), &line.period]);
+        row.extend(line.part.day.map(Cell::new));
+        row.extend(line.part.project.iter().chain(&line.part.region).map(Cell::new));
+        row.extend(texts([line.sku.model_id.as_str(), line.sku.tier.as_str()]));
         row.push(Cell::new(line.sku.meter.class()));
         row.push(number(grouped(line.quantity)));
         row.extend(amounts(
@@ -62,48 +67,6 @@ pub fn usage_table(report: &UsageReport) -> String {
     let _ = writeln!(out, "Totals by tenant and month\n{totals}");
     out.push_str(&usage_notes(report));
     out
-}
-
-/// The lines of the usage report as CSV (RFC 4180), amounts exact.
-pub fn usage_csv(report: &UsageReport, out: impl io::Write) -> csv::Result<()> {
-    let mut csv = csv::Writer::from_writer(out);
-    csv.write_record([
-        "tenant_id",
-        "usage_period",
-        "sku_id",
-        "model_id",
-        "service_tier",
-        "meter",
-        "quantity",
-        "currency",
-        "list_amount",
-        "contracted_amount",
-        "billed_amount",
-        "rated_at",
-        "contract_version",
-        "price_book_id",
-        "price_version",
-    ])?;
-    for line in &report.lines {
-        csv.write_record([
-            line.tenant.as_str(),
-            &line.period,
-            &line.sku.to_string(),
-            &line.sku.model_id,
-            line.sku.tier.as_str(),
-            line.sku.meter.column(),
-            &line.quantity.to_string(),
-            line.currency.code(),
-            &line.list.to_string(),
-            &line.contracted.to_string(),
-            &line.billed.to_minor(line.currency),
-            price_of(line),
-            line.contract_version.as_deref().unwrap_or_default(),
-            &report.sources.price_book,
-            &line.price_version,
-        ])?;
-    }
-    csv.flush().map_err(csv::Error::from)
 }
 
 /// The reconciliation for a terminal, the verdict last.
@@ -331,16 +294,12 @@ fn meter_cells(meters: &Meters) -> [Cell; 4] {
         .map(|meter| number(grouped(meters.get(meter))))
 }
 
-fn price_of(line: &Line) -> &'static str {
-    if line.negotiated { "negotiated" } else { "list" }
-}
-
 fn yes(agrees: bool) -> &'static str {
     if agrees { "yes" } else { "NO" }
 }
 
 /// `-1234567` as `-1,234,567`.
-fn grouped(number: impl Display) -> String {
+pub(super) fn grouped(number: impl Display) -> String {
     let digits = number.to_string();
     let (sign, digits) = digits
         .strip_prefix('-')

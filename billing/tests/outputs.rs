@@ -1,0 +1,170 @@
+//! The usage report in each of its forms, read back.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Decimal128Type, Int64Type};
+use billing::money::Money;
+use billing::report::render;
+use billing::report::usage::{Filter, UsageReport, usage};
+use billing::report::{By, InMemory};
+use calamine::{Data, Reader, Xlsx, open_workbook_from_rs};
+use common::{book, contracts, event, result};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use schemas::billing as events;
+use schemas::result::ResultRow;
+
+/// A month of three tenants in two projects, two regions and three days; quantities differ everywhere.
+fn report(by: By) -> UsageReport {
+    let rows: Vec<_> = (0..300)
+        .map(|n| {
+            let base = result(["acme", "globex", "stranger"][n as usize % 3], n);
+            event(&ResultRow {
+                project_id: ["search", "label"][n as usize / 3 % 2].parse().unwrap(),
+                region: ["eu", "us"][n as usize / 7 % 2].into(),
+                finished_at: ["2026-11-03T10:00:00Z", "2026-11-04T00:00:00Z", "2026-11-30T23:59:59.999999Z"]
+                    [n as usize / 11 % 3]
+                    .parse()
+                    .unwrap(),
+                input_tokens: 70_001 + 37 * n,
+                output_tokens: 1_300_007 + 101 * n,
+                ..base
+            })
+        })
+        .collect();
+    let table = InMemory(rows.chunks(64).map(|rows| events::to_batch(rows).unwrap()).collect());
+    let filter = Filter { by, ..Filter::default() };
+    usage(&table, &book(), &contracts(), &filter).unwrap()
+}
+
+const EVERYTHING: By = By {
+    project: true,
+    region: true,
+    day: true,
+};
+
+#[test]
+fn parts_add_up_to_their_line_in_every_amount() {
+    let whole = report(By::default());
+    let parts = report(EVERYTHING);
+    assert!(parts.lines.len() >= 12 * whole.lines.len(), "{}", parts.lines.len());
+    assert_eq!(parts.totals, whole.totals);
+    for line in &whole.lines {
+        let of_line = || {
+            parts.lines.iter().filter(|part| {
+                (&part.tenant, &part.period, &part.sku, &part.price_version)
+                    == (&line.tenant, &line.period, &line.sku, &line.price_version)
+            })
+        };
+        let sum = |amount: fn(&billing::report::Line) -> Money| Money::sum(of_line().map(amount)).unwrap();
+        assert_eq!(of_line().map(|part| part.quantity).sum::<i64>(), line.quantity);
+        assert_eq!(sum(|part| part.list), line.list);
+        assert_eq!(sum(|part| part.contracted), line.contracted);
+        assert_eq!(sum(|part| part.billed), line.billed);
+        for part in of_line() {
+            assert_eq!(part.billed.rounded(part.currency), Ok(part.billed), "whole minor units");
+        }
+    }
+    // acme's output has a price with steps, and passes the first.
+    assert!(whole.lines.iter().any(|line| line.negotiated && line.quantity > 100_000_000));
+}
+
+#[test]
+fn one_dimension_shows_that_dimension_alone() {
+    let by_day = report(By {
+        day: true,
+        ..By::default()
+    });
+    assert!(by_day.lines.iter().all(|line| line.part.day.is_some() && line.part.project.is_none()));
+    let days: std::collections::BTreeSet<_> = by_day.lines.iter().filter_map(|line| line.part.day).collect();
+    let days: Vec<_> = days.iter().map(ToString::to_string).collect();
+    assert_eq!(days, ["2026-11-03", "2026-11-04", "2026-11-30"]);
+    let text = render::usage_table(&by_day);
+    assert!(text.contains("┆ day ") && text.contains("2026-11-30"), "{text}");
+}
+
+#[test]
+fn the_workbook_holds_the_lines_in_minor_units() {
+    let report = report(By::default());
+    let mut file = Vec::new();
+    let sheets = render::usage_sheets(&report).into();
+    render::xlsx(sheets, &render::notes(&report), &mut file).unwrap();
+    let mut again = Vec::new();
+    render::xlsx(render::usage_sheets(&report).into(), &render::notes(&report), &mut again).unwrap();
+    assert_eq!(file, again, "the same report is the same file");
+    let mut book: Xlsx<_> = open_workbook_from_rs(Cursor::new(file)).unwrap();
+    assert_eq!(book.sheet_names(), ["Usage", "Totals", "Sources"]);
+    let usage = book.worksheet_range("Usage").unwrap();
+    let heading: Vec<String> = usage.rows().next().unwrap().iter().map(ToString::to_string).collect();
+    let at = |name: &str| heading.iter().position(|column| column == name).unwrap();
+    assert_eq!(usage.height(), report.lines.len() + 1);
+    for (line, row) in report.lines.iter().zip(usage.rows().skip(1)) {
+        assert_eq!(row[at("tenant_id")], Data::String(line.tenant.to_string()));
+        assert_eq!(row[at("sku_id")], Data::String(line.sku.to_string()));
+        assert_eq!(row[at("quantity")], Data::Float(line.quantity as f64));
+        for (column, amount) in [("list_amount", line.list), ("contracted_amount", line.contracted), ("billed_amount", line.billed)] {
+            let rounded = amount.rounded(line.currency).unwrap().to_string();
+            assert_eq!(row[at(column)], Data::Float(rounded.parse().unwrap()), "{column}");
+        }
+        assert_eq!(row[at("project_id")], Data::Empty);
+    }
+    let sources = book.worksheet_range("Sources").unwrap();
+    let hash = &report.sources.contracts;
+    assert!(sources.rows().any(|row| row[1] == Data::String(hash.clone())));
+}
+
+#[test]
+fn the_parquet_file_holds_exact_decimals() {
+    let report = report(EVERYTHING);
+    let mut file = tempfile::tempfile().unwrap();
+    let [lines, _] = render::usage_sheets(&report);
+    render::parquet(lines, &render::notes(&report), &mut file).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let notes = reader.schema().metadata().clone();
+    assert_eq!(notes["Contracts, SHA-256"], report.sources.contracts);
+    let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+    let mut row = 0;
+    for batch in &batches {
+        let column = |name: &str| batch.column_by_name(name).unwrap().clone();
+        let (quantity, amount) = (column("quantity"), column("contracted_amount"));
+        for at in 0..batch.num_rows() {
+            let line = &report.lines[row];
+            assert_eq!(quantity.as_primitive::<Int64Type>().value(at), line.quantity);
+            assert_eq!(amount.as_primitive::<Decimal128Type>().value(at), line.contracted.parts());
+            assert_eq!(column("region").as_string::<i32>().value(at), line.part.region.as_ref().unwrap());
+            row += 1;
+        }
+    }
+    assert_eq!(row, report.lines.len());
+}
+
+#[test]
+fn the_page_stands_alone_and_shows_the_totals() {
+    let mut report = report(By {
+        day: true,
+        ..By::default()
+    });
+    report.totals[0].tenant = "a<b>&\"c\"".parse().unwrap();
+    let mut page = Vec::new();
+    render::html(&report, "all tenants, 2026-11", &mut page).unwrap();
+    let page = String::from_utf8(page).unwrap();
+    for absent in ["<script", "http://", "https://", "url(", "@import", "a<b>"] {
+        assert!(!page.contains(absent), "{absent}");
+    }
+    for part in ["prefers-color-scheme: dark", "@media print", "Billed by day, EUR", "a&lt;b&gt;&amp;&quot;c&quot;", "<svg"] {
+        assert!(page.contains(part), "{part}");
+    }
+    let mut sums: BTreeMap<&str, Money> = BTreeMap::new();
+    for total in &report.totals {
+        let sum = sums.entry(total.currency.unwrap().code()).or_default();
+        *sum = sum.plus(total.billed).unwrap();
+    }
+    for (code, sum) in sums {
+        let shown = sum.to_minor(code.parse().unwrap());
+        let (whole, cents) = shown.split_once('.').unwrap();
+        assert!(page.replace(',', "").contains(&format!("{whole}.{cents}")), "{code} {shown}");
+    }
+}
