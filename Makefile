@@ -4,7 +4,7 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test check golden-check bench bench-model bench-peers stack clean-stack
+.PHONY: help demo test check golden-check bench bench-model bench-peers bench-finance stack clean-stack
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +41,8 @@ $(TARGET)/peers/installed: integration/peers/requirements.txt
 	python3 -m venv $(TARGET)/peers
 	$(TARGET)/peers/bin/pip install --quiet --requirement integration/peers/requirements.txt
 	touch $@
+bench-finance: stack ## Report on a year of ten million requests (3 GB of disk), and time it
+	BITNET_YEAR_EVENTS=10000000 $(CARGO) test --release --locked --workspace --test finance -- --nocapture
 
 stack: ## Install broker, object store and readers for the tests
 	@sh integration/stack/install.sh $(TARGET)/stack

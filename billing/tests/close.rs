@@ -320,8 +320,7 @@ proptest! {
             let of = |kind| Money::sum(bills.iter().flat_map(|bill| &bill.lines).filter(|line| line.kind == kind).map(|line| line.amount)).unwrap();
             let (used, drawn) = (of(LineKind::Usage), of(LineKind::CreditDraw).negated());
             prop_assert!(drawn >= Money::ZERO && drawn <= used);
-            let tenant = "acme".parse().unwrap();
-            let credits = &next.0[&tenant];
+            let credits = &next.0["acme"];
             prop_assert!(credits.values().all(|credit| credit.drawn <= credit.amount));
             let left = |id: &str| credits[id].amount.minus(credits[id].drawn).unwrap();
             prop_assert!(credits["never"].drawn == Money::ZERO || left("soon") == Money::ZERO);

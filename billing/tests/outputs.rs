@@ -25,8 +25,11 @@ fn report(by: By) -> UsageReport {
             event(&ResultRow {
                 project_id: ["search", "label"][n as usize / 3 % 2].parse().unwrap(),
                 region: ["eu", "us"][n as usize / 7 % 2].into(),
-                finished_at: ["2026-11-03T10:00:00Z", "2026-11-04T00:00:00Z", "2026-11-30T23:59:59.999999Z"]
-                    [n as usize / 11 % 3]
+                finished_at: [
+                    "2026-11-03T10:00:00Z",
+                    "2026-11-04T00:00:00Z",
+                    "2026-11-30T23:59:59.999999Z",
+                ][n as usize / 11 % 3]
                     .parse()
                     .unwrap(),
                 input_tokens: 70_001 + 37 * n,
@@ -36,7 +39,10 @@ fn report(by: By) -> UsageReport {
         })
         .collect();
     let table = InMemory(rows.chunks(64).map(|rows| events::to_batch(rows).unwrap()).collect());
-    let filter = Filter { by, ..Filter::default() };
+    let filter = Filter {
+        by,
+        ..Filter::default()
+    };
     usage(&table, &book(), &contracts(), &filter).unwrap()
 }
 
@@ -69,7 +75,12 @@ fn parts_add_up_to_their_line_in_every_amount() {
         }
     }
     // acme's output has a price with steps, and passes the first.
-    assert!(whole.lines.iter().any(|line| line.negotiated && line.quantity > 100_000_000));
+    assert!(
+        whole
+            .lines
+            .iter()
+            .any(|line| line.negotiated && line.quantity > 100_000_000)
+    );
 }
 
 #[test]
@@ -78,7 +89,12 @@ fn one_dimension_shows_that_dimension_alone() {
         day: true,
         ..By::default()
     });
-    assert!(by_day.lines.iter().all(|line| line.part.day.is_some() && line.part.project.is_none()));
+    assert!(
+        by_day
+            .lines
+            .iter()
+            .all(|line| line.part.day.is_some() && line.part.project.is_none())
+    );
     let days: std::collections::BTreeSet<_> = by_day.lines.iter().filter_map(|line| line.part.day).collect();
     let days: Vec<_> = days.iter().map(ToString::to_string).collect();
     assert_eq!(days, ["2026-11-03", "2026-11-04", "2026-11-30"]);
@@ -93,7 +109,12 @@ fn the_workbook_holds_the_lines_in_minor_units() {
     let sheets = render::usage_sheets(&report).into();
     render::xlsx(sheets, &render::notes(&report), &mut file).unwrap();
     let mut again = Vec::new();
-    render::xlsx(render::usage_sheets(&report).into(), &render::notes(&report), &mut again).unwrap();
+    render::xlsx(
+        render::usage_sheets(&report).into(),
+        &render::notes(&report),
+        &mut again,
+    )
+    .unwrap();
     assert_eq!(file, again, "the same report is the same file");
     let mut book: Xlsx<_> = open_workbook_from_rs(Cursor::new(file)).unwrap();
     assert_eq!(book.sheet_names(), ["Usage", "Totals", "Sources"]);
@@ -105,7 +126,11 @@ fn the_workbook_holds_the_lines_in_minor_units() {
         assert_eq!(row[at("tenant_id")], Data::String(line.tenant.to_string()));
         assert_eq!(row[at("sku_id")], Data::String(line.sku.to_string()));
         assert_eq!(row[at("quantity")], Data::Float(line.quantity as f64));
-        for (column, amount) in [("list_amount", line.list), ("contracted_amount", line.contracted), ("billed_amount", line.billed)] {
+        for (column, amount) in [
+            ("list_amount", line.list),
+            ("contracted_amount", line.contracted),
+            ("billed_amount", line.billed),
+        ] {
             let rounded = amount.rounded(line.currency).unwrap().to_string();
             assert_eq!(row[at(column)], Data::Float(rounded.parse().unwrap()), "{column}");
         }
@@ -133,8 +158,14 @@ fn the_parquet_file_holds_exact_decimals() {
         for at in 0..batch.num_rows() {
             let line = &report.lines[row];
             assert_eq!(quantity.as_primitive::<Int64Type>().value(at), line.quantity);
-            assert_eq!(amount.as_primitive::<Decimal128Type>().value(at), line.contracted.parts());
-            assert_eq!(column("region").as_string::<i32>().value(at), line.part.region.as_ref().unwrap());
+            assert_eq!(
+                amount.as_primitive::<Decimal128Type>().value(at),
+                line.contracted.parts()
+            );
+            assert_eq!(
+                column("region").as_string::<i32>().value(at),
+                line.part.region.as_ref().unwrap()
+            );
             row += 1;
         }
     }
@@ -154,7 +185,13 @@ fn the_page_stands_alone_and_shows_the_totals() {
     for absent in ["<script", "http://", "https://", "url(", "@import", "a<b>"] {
         assert!(!page.contains(absent), "{absent}");
     }
-    for part in ["prefers-color-scheme: dark", "@media print", "Billed by day, EUR", "a&lt;b&gt;&amp;&quot;c&quot;", "<svg"] {
+    for part in [
+        "prefers-color-scheme: dark",
+        "@media print",
+        "Billed by day, EUR",
+        "a&lt;b&gt;&amp;&quot;c&quot;",
+        "<svg",
+    ] {
         assert!(page.contains(part), "{part}");
     }
     let mut sums: BTreeMap<&str, Money> = BTreeMap::new();
@@ -165,6 +202,9 @@ fn the_page_stands_alone_and_shows_the_totals() {
     for (code, sum) in sums {
         let shown = sum.to_minor(code.parse().unwrap());
         let (whole, cents) = shown.split_once('.').unwrap();
-        assert!(page.replace(',', "").contains(&format!("{whole}.{cents}")), "{code} {shown}");
+        assert!(
+            page.replace(',', "").contains(&format!("{whole}.{cents}")),
+            "{code} {shown}"
+        );
     }
 }

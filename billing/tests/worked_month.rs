@@ -92,7 +92,13 @@ fn month() -> String {
 #[test]
 fn the_document_says_what_the_program_computes() {
     let month = month();
-    for figure in ["| 45045000 |", "| 72.072 | 72.07 |", "| 8.008 | 8.01 |", "| 580.48 | 580.48 |", "**660.56**"] {
+    for figure in [
+        "| 45045000 |",
+        "| 72.072 | 72.07 |",
+        "| 8.008 | 8.01 |",
+        "| 580.48 | 580.48 |",
+        "**660.56**",
+    ] {
         assert!(month.contains(figure), "{figure}\n{month}");
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/finance.md");
@@ -103,5 +109,8 @@ fn the_document_says_what_the_program_computes() {
         fs::write(&path, format!("{before}{BEGIN}{month}{END}{after}")).unwrap();
         return;
     }
-    assert_eq!(written, month, "run this test with UPDATE=1 to write docs/finance.md anew");
+    assert_eq!(
+        written, month,
+        "run this test with UPDATE=1 to write docs/finance.md anew"
+    );
 }

@@ -197,8 +197,13 @@ pub struct EventColumns {
 impl EventColumns {
     /// The columns that a view shows.
     pub fn names() -> Vec<&'static str> {
-        let names = billing::read_schema().fields().iter().map(|field| field.name().as_str());
-        names.filter(|name| !["model_digest", "correction_reason"].contains(name)).collect()
+        let names = billing::read_schema()
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str());
+        names
+            .filter(|name| !["model_digest", "correction_reason"].contains(name))
+            .collect()
     }
 
     /// Finds the columns by name. Optional columns may be left out, and read as none.

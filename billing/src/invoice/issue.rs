@@ -105,7 +105,7 @@ impl<'a> Draft<'a> {
     fn new(month: &'a Month<'a>, tenant: &'a TenantId, currency: Currency) -> Self {
         let mut due = month
             .contracts
-            .of(tenant)
+            .of(tenant.as_str())
             .iter()
             .filter(|contract| contract.is_due(month.period));
         Draft {

@@ -12,6 +12,8 @@ mod compare;
 mod pairing;
 pub mod reconcile;
 pub mod sheet;
+pub mod focus;
+pub mod kpi;
 pub mod render;
 
 use schemas::columns::ReadError;
@@ -82,6 +84,14 @@ pub enum ReportError {
         period: String,
         /// Which column.
         column: &'static str,
+    },
+    /// A row's month is not one.
+    #[error("{tenant}: {period:?} is not a month; look for rows with that usage_period")]
+    Period {
+        /// Whose row.
+        tenant: String,
+        /// Its month.
+        period: String,
     },
     /// More sums than can be shown or held.
     #[error("the report would have more than {most} rows; ask for one month or one tenant, or for fewer columns")]

@@ -61,6 +61,13 @@ pub enum Finding {
         /// Requests with a result.
         found: u64,
     },
+    /// A file of a closed month that is not what it was when the month was closed.
+    Closed {
+        /// Which file.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A sum that is not the same on both sides.
     Sum {
         /// Of what.
@@ -107,6 +114,8 @@ pub struct Reconciliation {
     pub events: u64,
     /// Jobs whose number of requests was checked.
     pub jobs: usize,
+    /// Closed months whose files were checked.
+    pub closed: usize,
     /// Sums by tenant.
     pub tenants: Vec<TenantCheck>,
     /// Sums by currency.
@@ -127,7 +136,8 @@ impl Reconciliation {
         self.findings == 0
     }
 
-    fn find(&mut self, finding: Finding) {
+    /// Adds what else was found.
+    pub fn find(&mut self, finding: Finding) {
         self.findings += 1;
         self.shown.push(finding);
     }
@@ -213,6 +223,7 @@ pub fn reconcile(
         results: paired.results,
         events: paired.events,
         jobs: expected.len(),
+        closed: 0,
         tenants: tenants(&paired.groups, &paired.ledger.groups)?,
         money: money(&of_results.lines, &of_ledger.lines)?,
         // What is not shown counts all the same.

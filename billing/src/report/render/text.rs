@@ -108,6 +108,13 @@ pub fn reconciliation(report: &Reconciliation) -> String {
             grouped(report.jobs)
         );
     }
+    if report.closed > 0 {
+        let _ = writeln!(
+            out,
+            "The files of {} closed months were compared with their manifests.",
+            grouped(report.closed)
+        );
+    }
     out.push_str(&source_notes(
         &report.sources,
         report.at_list.iter().map(|tenant| tenant.as_str()),
@@ -178,6 +185,7 @@ impl Display for Finding {
             } => {
                 write!(f, "job {job} of {tenant}: {expected} requests, {found} with a result")
             }
+            Finding::Closed { path, problem } => write!(f, "{path} {problem}"),
             Finding::Sum { what, results, ledger } => write!(f, "{what}: results {results}, ledger {ledger}"),
         }
     }

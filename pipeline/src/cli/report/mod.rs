@@ -4,17 +4,21 @@ mod pinned;
 mod invoice;
 mod output;
 mod usage;
+mod focus;
+mod kpi;
 
 use std::io::{self, Write};
 
-use billing::report::reconcile::{Expected, reconcile};
+use billing::report::reconcile::{Expected, Finding, reconcile};
 use billing::report::{ReportError, render};
 use clap::{Args, Subcommand};
 
 use super::{Exit, Failure};
+use crate::close::{Periods, verify};
 use crate::jobs::records;
 use crate::prices::Prices;
 use crate::settings::Settings;
+use crate::store::Store;
 use pinned::Pinned;
 use usage::Usage;
 pub(super) use usage::print_usage;
@@ -35,6 +39,16 @@ pub enum Report {
   bitnet report reconcile
   bitnet report reconcile --drained    # after a drain: every request submitted must have a result, too")]
     Reconcile(Reconcile),
+    /// FinOps FOCUS files, version 1.2 or 1.4
+    #[command(after_help = "Examples:
+  bitnet report focus --month 2026-10 -o october.focus.csv
+  bitnet report focus --spec 1.4 --dataset invoice-detail -o invoices.focus.csv")]
+    Focus(focus::Focus),
+    /// Key figures of a month: MRR, NRR, concentration, partner share, LTV/CAC
+    #[command(after_help = "Examples:
+  bitnet report kpi --month 2026-10 --currency EUR --rates ecb.toml
+  bitnet report kpi --month 2026-10 --rates ecb.toml --inputs finance.toml --format csv -o october.csv")]
+    Kpi(kpi::Kpi),
     /// The invoices of a closed month, or the events behind one of their lines
     #[command(after_help = "Examples:
   bitnet report invoice --month 2026-10 --tenant acme
@@ -55,6 +69,8 @@ impl Report {
     pub(super) async fn run(&self, settings: &Settings) -> Result<(), Failure> {
         match self {
             Report::Usage(usage) => usage.run(settings).await,
+            Report::Focus(focus) => focus.run(settings).await,
+            Report::Kpi(kpi) => kpi.run(settings).await,
             Report::Invoice(invoice) => invoice.run(settings).await,
             Report::Reconcile(reconcile) => print_reconciliation(settings, reconcile.drained).await,
         }
@@ -72,18 +88,28 @@ pub(super) async fn print_reconciliation(settings: &Settings, drained: bool) -> 
     }
     let pinned = Pinned::open(settings).await?;
     let report = tokio::task::spawn_blocking(move || {
-        reconcile(&pinned.results(), &pinned.events(), &expected, &prices.book, &prices.contracts)
+        reconcile(
+            &pinned.results(),
+            &pinned.events(),
+            &expected,
+            &prices.book,
+            &prices.contracts,
+        )
     });
-    let report = report.await.map_err(|error| Failure::new(Exit::Internal, error))??;
+    let mut report = report.await.map_err(|error| Failure::new(Exit::Internal, error))??;
+    let periods = Periods::new(Store::open(&settings.store.uri)?);
+    for period in periods.closed().await?.into_keys() {
+        report.closed += 1;
+        for verify::Finding { path, problem } in periods.verify(period).await? {
+            report.find(Finding::Closed { path, problem });
+        }
+    }
     write!(io::stdout(), "{}", render::reconciliation(&report))?;
     if report.passed() {
         return Ok(());
     }
-    Err(Failure::new(
-        Exit::CheckFailed,
-        format!("results and billing events differ: {} findings", report.findings),
-    )
-    .help("a worker that starts applies what is sealed and not yet billed; run one, then this again"))
+    Err(Failure::new(Exit::CheckFailed, format!("{} findings", report.findings))
+        .help("a worker that starts applies what is sealed and not yet billed; run one, then this again"))
 }
 
 impl From<ReportError> for Failure {
@@ -95,7 +121,10 @@ impl From<ReportError> for Failure {
                 "name the right files in billing.prices and billing.contracts",
             ),
             ReportError::Groups { .. } => (Exit::Usage, "name --month or --tenant"),
-            ReportError::Row { .. } | ReportError::Money { .. } | ReportError::Quantity { .. } => (
+            ReportError::Row { .. }
+            | ReportError::Period { .. }
+            | ReportError::Money { .. }
+            | ReportError::Quantity { .. } => (
                 Exit::BadInput,
                 "the table holds rows that this version of bitnet did not write",
             ),

@@ -111,7 +111,6 @@ pub(in crate::cli) async fn print_usage(settings: &Settings) -> Result<(), Failu
 pub(super) async fn usage_report(settings: &Settings, filter: Filter) -> Result<UsageReport, Failure> {
     let prices = Prices::load(&settings.billing)?;
     let pinned = Pinned::open(settings).await?;
-    let report =
-        tokio::task::spawn_blocking(move || usage(&pinned.events(), &prices.book, &prices.contracts, &filter));
+    let report = tokio::task::spawn_blocking(move || usage(&pinned.events(), &prices.book, &prices.contracts, &filter));
     Ok(report.await.map_err(internal)??)
 }

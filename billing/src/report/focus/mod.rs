@@ -1,0 +1,63 @@
+//! FOCUS files (FinOps Open Cost and Usage Specification), versions 1.2 and 1.4.
+//!
+//! A closed month is told from its invoices, which never change; an open one from the rated lines so far,
+//! without `InvoiceId`. A row of usage is what one step of a price sold, so that its unit prices times its
+//! quantity are its costs to the last digit. Costs are not rounded; one `Adjustment` row per invoice makes
+//! the sum of `BilledCost` what is payable.
+
+mod charge;
+mod columns;
+mod datasets;
+mod rows;
+
+use std::collections::BTreeMap;
+
+use self::columns::{V1_2, V1_4, Version};
+use super::ReportError;
+use super::sheet::Sheet;
+use super::usage::UsageReport;
+use crate::contract::Contracts;
+use crate::invoice::Invoice;
+use crate::period::Period;
+use crate::price_book::PriceBook;
+
+pub use self::datasets::{billing_periods, invoice_details};
+
+/// Which version of the specification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FocusVersion {
+    /// 1.2, which `focus-validator` checks.
+    V1_2,
+    /// 1.4, with host and service provider in place of provider and publisher.
+    V1_4,
+}
+
+/// Who sells, and what was invoiced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    /// The seller's name.
+    pub name: String,
+    /// Every invoice of each closed month.
+    pub closed: BTreeMap<Period, Vec<Invoice>>,
+}
+
+/// The Cost and Usage dataset: the report's lines of open months, and the invoices of closed ones. The report
+/// must not tell parts of lines apart.
+pub fn cost_and_usage<'a>(
+    report: &UsageReport,
+    version: FocusVersion,
+    issuer: &'a Issuer,
+    book: &PriceBook,
+    contracts: &Contracts,
+) -> Result<Sheet<'a>, ReportError> {
+    let version: &'static Version = match version {
+        FocusVersion::V1_2 => &V1_2,
+        FocusVersion::V1_4 => &V1_4,
+    };
+    let rows = rows::rows(report, issuer, book, contracts)?;
+    Ok(Sheet {
+        name: "CostAndUsage",
+        columns: version.columns,
+        rows: Box::new(rows.into_iter().map(move |row| (version.cells)(&row, issuer))),
+    })
+}

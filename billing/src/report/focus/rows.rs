@@ -1,0 +1,220 @@
+//! The rows of Cost and Usage, before they are cut into a version's columns.
+
+use std::collections::BTreeMap;
+
+use schemas::ids::TenantId;
+
+use super::Issuer;
+use super::charge::{Charge, Sold, charges};
+use crate::contract::Contracts;
+use crate::invoice::{Invoice, InvoiceLine, LineKind};
+use crate::money::{Currency, Money, MoneyError};
+use crate::period::Period;
+use crate::price_book::PriceBook;
+use crate::report::ReportError;
+use crate::report::usage::UsageReport;
+use crate::sku::Sku;
+
+/// One row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) tenant: TenantId,
+    pub(super) currency: Currency,
+    /// The month that bills it.
+    pub(super) billed_in: Period,
+    /// The month that it is for.
+    pub(super) charged_for: Period,
+    /// Number of the invoice, and id of its line.
+    pub(super) invoice: Option<(String, String)>,
+    pub(super) kind: RowKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RowKind {
+    /// What a line sold at one step of its price.
+    Usage {
+        sku: Sku,
+        price_book: String,
+        price_version: String,
+        contract_version: Option<String>,
+        charge: Charge,
+    },
+    /// Usage of an earlier month, at amounts that no unit price times a quantity makes.
+    Correction {
+        sku: Sku,
+        quantity: i64,
+        list: Money,
+        contracted: Money,
+    },
+    /// Anything else, by its `ChargeCategory`.
+    Other {
+        category: &'static str,
+        description: String,
+        amount: Money,
+    },
+}
+
+/// Every row, those of closed months first.
+pub(super) fn rows(
+    report: &UsageReport,
+    issuer: &Issuer,
+    book: &PriceBook,
+    contracts: &Contracts,
+) -> Result<Vec<Row>, ReportError> {
+    let mut rows = Vec::new();
+    for invoice in issuer.closed.values().flatten() {
+        let made = of_invoice(invoice, book, contracts, &mut rows);
+        made.map_err(|source| money(&invoice.tenant_id, invoice.period, source))?;
+    }
+    let mut rounding: BTreeMap<(TenantId, Period, Currency), Money> = BTreeMap::new();
+    for line in &report.lines {
+        let period: Period = line.period.parse().map_err(|_| ReportError::Period {
+            tenant: line.tenant.to_string(),
+            period: line.period.clone(),
+        })?;
+        if issuer.closed.contains_key(&period) {
+            continue;
+        }
+        let failed = |source| money(&line.tenant, period, source);
+        let sold = Sold {
+            tenant: &line.tenant,
+            sku: &line.sku,
+            currency: line.currency,
+            price_version: &line.price_version,
+            contract_version: line.contract_version.as_deref(),
+            quantity: line.quantity,
+            list: line.list,
+            contracted: line.contracted,
+        };
+        let row = |kind| Row {
+            tenant: line.tenant.clone(),
+            currency: line.currency,
+            billed_in: period,
+            charged_for: period,
+            invoice: None,
+            kind,
+        };
+        let charges = charges(&sold, book, contracts).map_err(failed)?;
+        rows.extend(charges.into_iter().map(|charge| row(usage(&sold, book, charge))));
+        let sum = rounding
+            .entry((line.tenant.clone(), period, line.currency))
+            .or_default();
+        *sum = line
+            .billed
+            .minus(line.contracted)
+            .and_then(|change| sum.plus(change))
+            .map_err(failed)?;
+    }
+    for ((tenant, period, currency), amount) in rounding.into_iter().filter(|(_, amount)| *amount != Money::ZERO) {
+        rows.push(Row {
+            tenant,
+            currency,
+            billed_in: period,
+            charged_for: period,
+            invoice: None,
+            kind: adjustment(amount),
+        });
+    }
+    Ok(rows)
+}
+
+fn of_invoice(
+    invoice: &Invoice,
+    book: &PriceBook,
+    contracts: &Contracts,
+    rows: &mut Vec<Row>,
+) -> Result<(), MoneyError> {
+    let mut add = |charged_for: Period, detail: String, kind: RowKind| {
+        rows.push(Row {
+            tenant: invoice.tenant_id.clone(),
+            currency: invoice.currency,
+            billed_in: invoice.period,
+            charged_for,
+            invoice: Some((invoice.number.clone(), detail)),
+            kind,
+        });
+    };
+    for line in &invoice.lines {
+        let detail = || line.external_id.to_string();
+        let Some(sku) = &line.sku else {
+            add(line.charge_period, detail(), other(line));
+            continue;
+        };
+        for part in &line.rated {
+            let sold = Sold {
+                tenant: &invoice.tenant_id,
+                sku,
+                currency: invoice.currency,
+                price_version: &part.price_version,
+                contract_version: part.contract_version.as_deref(),
+                quantity: part.quantity,
+                list: part.list,
+                contracted: part.contracted,
+            };
+            if line.kind == LineKind::Usage && part.before == 0 {
+                for charge in charges(&sold, book, contracts)? {
+                    add(line.charge_period, detail(), usage(&sold, book, charge));
+                }
+                continue;
+            }
+            let kind = RowKind::Correction {
+                sku: sku.clone(),
+                quantity: part.quantity,
+                list: part.list,
+                contracted: part.contracted,
+            };
+            add(line.charge_period, detail(), kind);
+        }
+    }
+    if invoice.tax != Money::ZERO {
+        let kind = RowKind::Other {
+            category: "Tax",
+            description: format!("Tax, {} %", invoice.tax_rate.as_deref().unwrap_or("0")),
+            amount: invoice.tax,
+        };
+        add(invoice.period, format!("{}/tax", invoice.external_id), kind);
+    }
+    if invoice.adjustment != Money::ZERO {
+        let detail = format!("{}/rounding", invoice.external_id);
+        add(invoice.period, detail, adjustment(invoice.adjustment));
+    }
+    Ok(())
+}
+
+fn usage(sold: &Sold<'_>, book: &PriceBook, charge: Charge) -> RowKind {
+    RowKind::Usage {
+        sku: sold.sku.clone(),
+        price_book: book.id.clone(),
+        price_version: sold.price_version.to_owned(),
+        contract_version: sold.contract_version.map(str::to_owned),
+        charge,
+    }
+}
+
+/// A line that charges no usage.
+fn other(line: &InvoiceLine) -> RowKind {
+    RowKind::Other {
+        category: match line.kind {
+            LineKind::CreditDraw => "Credit",
+            _ => "Purchase",
+        },
+        description: line.description.clone(),
+        amount: line.contracted,
+    }
+}
+
+fn adjustment(amount: Money) -> RowKind {
+    RowKind::Other {
+        category: "Adjustment",
+        description: "Rounding of invoice lines to the minor unit of the currency".to_owned(),
+        amount,
+    }
+}
+
+fn money(tenant: &TenantId, period: Period, source: MoneyError) -> ReportError {
+    ReportError::Money {
+        tenant: tenant.to_string(),
+        period: period.to_string(),
+        source,
+    }
+}
