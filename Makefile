@@ -41,6 +41,7 @@ $(TARGET)/peers/installed: integration/peers/requirements.txt
 	python3 -m venv $(TARGET)/peers
 	$(TARGET)/peers/bin/pip install --quiet --requirement integration/peers/requirements.txt
 	touch $@
+
 bench-finance: stack ## Report on a year of ten million requests (3 GB of disk), and time it
 	BITNET_YEAR_EVENTS=10000000 $(CARGO) test --release --locked --workspace --test finance -- --nocapture
 
