@@ -158,7 +158,7 @@ impl Verify {
         }
         Err(Failure::new(
             Exit::CheckFailed,
-            format!("{findings} files of closed months are not what they were"),
+            format!("files of closed months that are not what they were: {findings}"),
         )
         .help("restore them from a backup; corrections belong into an open month, see `bitnet billing correct`"))
     }

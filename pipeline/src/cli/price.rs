@@ -108,7 +108,7 @@ impl Check {
         if problems.is_empty() {
             writeln!(
                 out,
-                "{versions} price versions and {contracts} files of contracts; nothing is wrong"
+                "nothing is wrong; price versions: {versions}, files of contracts: {contracts}"
             )?;
             return Ok(());
         }

@@ -108,7 +108,8 @@ pub(super) async fn print_reconciliation(settings: &Settings, drained: bool) -> 
     if report.passed() {
         return Ok(());
     }
-    Err(Failure::new(Exit::CheckFailed, format!("{} findings", report.findings))
+    let places = format!("not reconciled; places that differ: {}", report.findings);
+    Err(Failure::new(Exit::CheckFailed, places)
         .help("a worker that starts applies what is sealed and not yet billed; run one, then this again"))
 }
 
