@@ -549,7 +549,7 @@ fn price_check_says_everything_and_quote_explains() {
     );
     assert!(
         run.succeeded()
-            .contains("1 price versions and 1 files of contracts; nothing is wrong")
+            .contains("nothing is wrong; price versions: 1, files of contracts: 1")
     );
     bitnet(&["price", "check", "/nonexistent.toml"], &[]).failed(2, &["/nonexistent.toml"]);
     let ask = [
