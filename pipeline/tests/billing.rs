@@ -330,7 +330,7 @@ async fn an_edited_a_lost_and_an_added_file_are_found() {
     );
     place
         .bitnet(&["billing", "verify"])
-        .failed(1, &["1 files of closed months"]);
+        .failed(1, &["not what they were: 1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
