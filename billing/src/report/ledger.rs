@@ -190,7 +190,7 @@ impl Reading {
             of_thread.into_iter().for_each(|payload| join(all, payload));
         }
         for (id, mut payloads) in payloads {
-            payloads.sort_by(|a, b| a.order().cmp(&b.order()));
+            payloads.sort_by_key(Payload::order);
             let counted = usize::from(payloads.first().is_some_and(|payload| !payload.belied));
             for payload in &payloads[..counted] {
                 self.take_back(payload, payload.rows - 1);

@@ -165,7 +165,10 @@ impl Pairing<'_> {
             &result::required_columns(),
             |rows: &mut Vec<_>, batch| {
                 let mut found = Vec::new();
-                each_result(batch, |row| Ok(found.push(keys.contains(&key(row.result_id)))))?;
+                each_result(batch, |row| {
+                    found.push(keys.contains(&key(row.result_id)));
+                    Ok(())
+                })?;
                 rows.extend(of_rows("results", batch, &found, result::from_batch)?);
                 Ok(())
             },
@@ -177,7 +180,8 @@ impl Pairing<'_> {
             |rows: &mut Vec<_>, batch| {
                 let mut found = Vec::new();
                 ledger::each(batch, |row| {
-                    Ok(found.push(is_usage(row) && keys.contains(&key(row.result_id))))
+                    found.push(is_usage(row) && keys.contains(&key(row.result_id)));
+                    Ok(())
                 })?;
                 rows.extend(of_rows("billing_events", batch, &found, billing::from_batch)?);
                 Ok(())

@@ -150,13 +150,7 @@ pub fn kpi(
     for split in splits(&facts) {
         figures.extend(facts.figures(&split).map_err(out_of_range)?);
     }
-    let mut notes = super::render::notes(report);
-    if let Some(rates) = rates {
-        notes.push(("Exchange rates, source".to_owned(), rates.source.clone()));
-        notes.push(("Exchange rates, date".to_owned(), last_day(month).to_string()));
-        notes.push(("Exchange rates, SHA-256".to_owned(), rates.sha256.clone()));
-    }
-    notes.push(("Inputs, SHA-256".to_owned(), inputs.sha256.clone()));
+    let notes = notes(report, month, rates, inputs);
     Ok(KpiReport {
         period,
         currency,
@@ -164,6 +158,18 @@ pub fn kpi(
         input_sha256: hash(&notes, report),
         notes,
     })
+}
+
+/// What the figures rest on, for whoever checks them.
+fn notes(report: &UsageReport, month: i32, rates: Option<&Rates>, inputs: &Inputs) -> Vec<(String, String)> {
+    let mut notes = super::render::notes(report);
+    if let Some(rates) = rates {
+        notes.push(("Exchange rates, source".to_owned(), rates.source.clone()));
+        notes.push(("Exchange rates, date".to_owned(), last_day(month).to_string()));
+        notes.push(("Exchange rates, SHA-256".to_owned(), rates.sha256.clone()));
+    }
+    notes.push(("Inputs, SHA-256".to_owned(), inputs.sha256.clone()));
+    notes
 }
 
 fn revenue(line: &Line, month: i32, contracts: &Contracts, amount: Money) -> Revenue {

@@ -15,6 +15,9 @@ use crate::report::sums::Meters;
 use crate::report::usage::{Total, UsageReport};
 use crate::sku::Meter;
 
+/// What a line is counted under in a ranking.
+type NameOf = fn(&Line) -> String;
+
 /// Rows of a ranking, the rest together in one more.
 const RANKED_MAX: usize = 8;
 /// Tenants in the table, the rest together in one more.
@@ -96,7 +99,7 @@ fn section(report: &UsageReport, currency: Currency) -> Result<String, MoneyErro
         let _ = write!(out, "<div class=\"{class}\"><b>{value}</b><span>{name}</span></div>");
     }
     let _ = write!(out, "</div>{}<div class=\"pair\">", over_time(&lines, currency)?);
-    let rankings: [(&str, fn(&Line) -> String); 4] = [
+    let rankings: [(&str, NameOf); 4] = [
         ("By tenant", |line| line.tenant.to_string()),
         ("By model", |line| line.sku.model_id.clone()),
         ("By service tier", |line| line.sku.tier.as_str().to_owned()),
