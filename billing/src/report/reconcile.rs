@@ -1,7 +1,7 @@
 //! Whether the ledger says what the results say: row by row, token by token, cent by cent.
 //!
 //! Each row of `results` is rated again with the same pure function that wrote the ledger, and the ledger
-//! row of that result must be equal in every field. Rows are paired in rounds ([`super::window`]); those
+//! row of that result must be equal in every field. Rows are paired in rounds ([`super::pairing`]); those
 //! that do not pair are read once more, to say what is wrong with each.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -25,7 +25,7 @@ pub struct Kpi {
     /// Currency of all amounts
     #[arg(long, default_value = "EUR")]
     currency: Currency,
-    /// Exchange rates (TOML): source, base, max_age_days and a [[rate]] for each day
+    /// Exchange rates (TOML): source, base, max_age_days and one `rate` table for each day
     #[arg(long, value_name = "FILE")]
     rates: Option<PathBuf>,
     /// What the ledger does not know (TOML): sales_and_marketing and gross_margin by [month.YYYY-MM]
