@@ -6,19 +6,15 @@ use std::sync::Arc;
 use kernels::float::{KvCache, KvShapeError};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::batch::Batch;
 use crate::completion::Completion;
 use crate::job::{Job, JobId, Priority, RequestError};
 use crate::kv_cache::BlockPool;
-use crate::model::{Model, Workspace};
+use crate::model::Model;
 use crate::prefix::prefix_hashes;
-use crate::sampler::Sampler;
-use crate::scheduler::{Grant, Limits, Prefix, Scheduler};
-use crate::sequence::{Sequence, Wanted};
+use crate::scheduler::{Limits, Prefix, Scheduler};
+use crate::sequence::Sequence;
+use crate::step::{Member, Phase, Work};
 
-/// Rows that the LM head takes at once, at least and at most: many share one pass over its weights, and their logits
-/// are kept.
-const HEAD_ROWS: (usize, usize) = (16, 256);
 const SEQUENCES_MAX: usize = 1 << 14;
 const TOKENS_PER_STEP_MAX: usize = 1 << 16;
 const BLOCK_LEN_MAX: usize = 1 << 12;
@@ -120,17 +116,6 @@ pub struct Engine {
     work: Work,
 }
 
-/// Memory that every step uses again.
-struct Work {
-    batch: Batch,
-    space: Workspace,
-    sampler: Sampler,
-    /// `[rows that the LM head takes at once, vocabulary]`
-    logits: Vec<f32>,
-    /// The sequence of each wanted row.
-    owners: Vec<JobId>,
-}
-
 impl Engine {
     /// Allocates the KV cache and starts the compute threads.
     ///
@@ -159,14 +144,7 @@ impl Engine {
             ageing_tokens: AGEING_TOKENS,
         };
         let scheduler = Scheduler::new(limits, BlockPool::new(shape.blocks, shape.block_len));
-        let head_rows = sequences_max.clamp(HEAD_ROWS.0, HEAD_ROWS.1);
-        let work = Work {
-            batch: Batch::default(),
-            space: Workspace::default(),
-            sampler: Sampler::new(model.forward().kernel),
-            logits: vec![0.0; head_rows * model.vocabulary()],
-            owners: Vec::new(),
-        };
+        let work = Work::new(&model, sequences_max);
         Ok(Engine {
             model,
             threads,
@@ -228,6 +206,11 @@ impl Engine {
 
     /// Computes one batch: the next token of everything that runs, and parts of prompts as far as the bounds allow.
     pub fn step(&mut self) -> StepReport {
+        self.step_in_phases(&mut |_| {})
+    }
+
+    /// The same, calling `ended` whenever a phase of the step has ended, so that they can be timed.
+    pub fn step_in_phases(&mut self, ended: &mut (dyn FnMut(Phase) + Send)) -> StepReport {
         let mut plan = self.scheduler.plan();
         let mut report = StepReport {
             events: Vec::new(),
@@ -248,25 +231,35 @@ impl Engine {
             work,
             ..
         } = self;
-        plan.grants.sort_by_key(|grant| sequences[&grant.id].wanted());
-        work.fill_batch(&plan.grants, scheduler, sequences);
-        threads.install(|| work.compute(model, sequences, cache, &mut report.events));
-        for Grant { id, start, len } in plan.grants {
-            let Some(sequence) = sequences.get_mut(&id) else {
-                continue;
-            };
-            match sequence.settle(model, start + len) {
-                Some(computed) => scheduler.advance(id, computed, sequence.tokens().len()),
+        let taken = plan.grants.drain(..);
+        let mut members: Vec<Member> = taken
+            .filter_map(|grant| Some(Member::new(grant, sequences.remove(&grant.id)?)))
+            .collect();
+        work.fill_batch(&mut members, scheduler);
+        ended(Phase::Scheduling);
+        threads.install(|| work.compute(model, &mut members, cache, ended));
+        for member in members {
+            let Member {
+                grant, mut sequence, ..
+            } = member;
+            report
+                .events
+                .extend(member.wrote_first.then_some(Event::FirstToken(grant.id)));
+            match sequence.settle(model, grant.start + grant.len) {
+                Some(computed) => {
+                    scheduler.advance(grant.id, computed, sequence.tokens().len());
+                    sequences.insert(grant.id, sequence);
+                }
                 None => {
-                    scheduler.remove(id);
-                    let ended = sequences.remove(&id).map(|sequence| sequence.complete(model));
-                    report.events.extend(ended.map(|ended| match ended {
-                        Ok(completion) => Event::Finished(id, completion),
-                        Err(error) => Event::Failed(id, error),
-                    }));
+                    scheduler.remove(grant.id);
+                    report.events.push(match sequence.complete(model) {
+                        Ok(completion) => Event::Finished(grant.id, completion),
+                        Err(error) => Event::Failed(grant.id, error),
+                    });
                 }
             }
         }
+        ended(Phase::Scheduling);
         report
     }
 
@@ -283,64 +276,6 @@ impl Engine {
     /// Jobs that hold part of the KV cache.
     pub fn running(&self) -> usize {
         self.scheduler.running()
-    }
-}
-
-impl Work {
-    fn fill_batch(&mut self, grants: &[Grant], scheduler: &Scheduler, sequences: &HashMap<JobId, Sequence>) {
-        self.batch.clear();
-        self.owners.clear();
-        for &Grant { id, start, len } in grants {
-            let sequence = &sequences[&id];
-            let tokens = &sequence.tokens()[start..start + len];
-            let wanted = self
-                .batch
-                .push(tokens, start, sequence.wanted_from(), scheduler.blocks(id));
-            self.owners.extend(std::iter::repeat_n(id, wanted));
-        }
-    }
-
-    /// Runs the batch and hands every wanted row to its sequence, in the order of what is [wanted](Wanted) of it.
-    fn compute(
-        &mut self,
-        model: &Model,
-        sequences: &mut HashMap<JobId, Sequence>,
-        cache: &mut KvCache,
-        events: &mut Vec<Event>,
-    ) {
-        let Work {
-            batch,
-            space,
-            sampler,
-            logits,
-            owners,
-        } = self;
-        let (size, vocabulary) = (model.forward().config.hidden, model.vocabulary());
-        let hidden = model.forward().run(batch, cache, space);
-        let hidden_only = owners.partition_point(|id| sequences[id].wanted() == Wanted::HiddenState);
-        let without_others = owners.partition_point(|id| sequences[id].wanted() != Wanted::Logits);
-        for (id, row) in owners[..hidden_only].iter().zip(hidden.chunks_exact(size)) {
-            sequences.entry(*id).and_modify(|sequence| sequence.take_hidden(row));
-        }
-        let head_rows = logits.len() / vocabulary;
-        for group in [hidden_only..without_others, without_others..owners.len()] {
-            let rest = hidden[group.start * size..group.end * size].chunks(head_rows * size);
-            let largest_only = group.start < without_others;
-            for (ids, rows) in owners[group].chunks(head_rows).zip(rest) {
-                let logits = &mut logits[..ids.len() * vocabulary];
-                if largest_only {
-                    model.forward().largest_logits(rows, logits);
-                } else {
-                    model.forward().logits(rows, logits);
-                }
-                for (id, logits) in ids.iter().zip(logits.chunks_exact_mut(vocabulary)) {
-                    let sequence = sequences.get_mut(id);
-                    if sequence.is_some_and(|sequence| sequence.take_logits(model, sampler, logits)) {
-                        events.push(Event::FirstToken(*id));
-                    }
-                }
-            }
-        }
     }
 }
 

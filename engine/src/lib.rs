@@ -17,6 +17,7 @@ mod grammar;
 mod request;
 mod job;
 mod engine;
+mod step;
 mod scheduler;
 mod prefix;
 mod kv_cache;
@@ -28,8 +29,11 @@ mod completion;
 pub use crate::completion::{Completion, FinishReason, Usage};
 pub use crate::engine::{Engine, EngineError, EngineSettings, Event, StepReport};
 pub use crate::job::{Endpoint, Job, JobId, Priority, RequestError};
-pub use crate::model::{ConvertError, Footprint, LoadError, LoadOptions, Model, ModelInfo, Shape, convert, inspect};
+pub use crate::model::{
+    ConvertError, Footprint, LoadError, LoadOptions, Model, ModelInfo, Products, Shape, convert, inspect,
+};
 pub use crate::prefix::count_cached;
+pub use crate::step::Phase;
 pub use kernels::limits;
 
 /// The names of the instruction sets that this CPU can compute with, slowest first.

@@ -7,6 +7,15 @@ use kernels::Kernel;
 use kernels::float::{argmax, log_softmax, softmax};
 use llguidance::toktrie::SimpleVob;
 
+mod candidates;
+
+use self::candidates::Candidate;
+
+/// Tokens that are summed at once.
+const PIECE: usize = 256;
+/// Sums that run beside each other.
+const LANES: usize = 8;
+
 /// How the next token is drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sampling {
@@ -42,7 +51,7 @@ impl Sampling {
 pub(crate) struct Sampler {
     kernel: Kernel,
     logprobs: Vec<f32>,
-    candidates: Vec<(u32, f32)>,
+    candidates: Vec<Candidate>,
 }
 
 impl Sampler {
@@ -54,11 +63,15 @@ impl Sampler {
         }
     }
 
-    /// The model's own log-probabilities, before penalties and temperature: `[vocabulary]`.
-    pub(crate) fn logprobs(&mut self, logits: &[f32]) -> &[f32] {
+    /// Computes the model's own log-probabilities, before penalties and temperature: `[vocabulary]`.
+    pub(crate) fn note(&mut self, logits: &[f32]) {
         self.logprobs.clear();
         self.logprobs.extend_from_slice(logits);
         log_softmax(self.kernel, &mut self.logprobs);
+    }
+
+    /// Those noted last.
+    pub(crate) fn logprobs(&self) -> &[f32] {
         &self.logprobs
     }
 
@@ -85,51 +98,23 @@ impl Sampler {
         if sampling.temperature == 0.0 || !max.is_finite() {
             return likeliest;
         }
-        for logit in logits.iter_mut() {
-            *logit = (*logit - max) / sampling.temperature;
+        if sampling.temperature != 1.0 {
+            for logit in logits.iter_mut() {
+                *logit = (*logit - max) / sampling.temperature;
+            }
         }
         softmax(self.kernel, logits);
         let uniform = uniform(sampling.seed, answer.len() as u64);
         let Sampling {
             top_k, top_p, min_p, ..
         } = *sampling;
-        if top_k == 0 && top_p >= 1.0 && min_p == 0.0 {
-            let all = logits.iter().enumerate().map(|(token, p)| (token as u32, *p));
-            return pick(all, uniform).unwrap_or(likeliest);
-        }
-        self.keep_likeliest(sampling, logits);
-        pick(self.candidates.iter().copied(), uniform).unwrap_or(likeliest)
-    }
-
-    /// The candidates left by `min_p`, `top_k` and `top_p`, in this order, likeliest first, equals by token.
-    fn keep_likeliest(&mut self, sampling: &Sampling, probabilities: &[f32]) {
-        let Sampling {
-            top_k, top_p, min_p, ..
-        } = *sampling;
-        let floor = min_p * probabilities.iter().copied().fold(0.0, f32::max);
-        let all = probabilities.iter().enumerate().map(|(token, p)| (token as u32, *p));
-        self.candidates.clear();
-        self.candidates.extend(all.filter(|(_, p)| *p > 0.0 && *p >= floor));
-        let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        if top_k > 0 && top_k < self.candidates.len() {
-            self.candidates.select_nth_unstable_by(top_k, order);
-            self.candidates.truncate(top_k);
-        }
-        self.candidates.sort_unstable_by(order);
-        if top_p < 1.0 {
-            let total: f64 = self.candidates.iter().map(|(_, p)| f64::from(*p)).sum();
-            let mut sum = 0.0;
-            let reaches = |(_, p): &(u32, f32)| {
-                sum += f64::from(*p);
-                sum >= total * f64::from(top_p)
-            };
-            let kept = self
-                .candidates
-                .iter()
-                .position(reaches)
-                .map_or(self.candidates.len(), |last| last + 1);
-            self.candidates.truncate(kept);
-        }
+        let drawn = if top_k == 0 && top_p >= 1.0 && min_p == 0.0 {
+            pick(logits, uniform)
+        } else {
+            candidates::keep(sampling, logits[likeliest as usize], logits, &mut self.candidates);
+            candidates::pick(&self.candidates, uniform)
+        };
+        drawn.unwrap_or(likeliest)
     }
 }
 
@@ -177,10 +162,16 @@ fn penalize(sampling: &Sampling, prompt: &[u32], answer: &[u32], logits: &mut [f
 /// Takes every chance from the tokens outside `allowed`; if it holds no finite logit, its first token gets one.
 fn forbid_others(allowed: &SimpleVob, logits: &mut [f32]) {
     let mut hope = false;
-    for (token, logit) in logits.iter_mut().enumerate() {
-        match allowed.get(token) {
-            true => hope |= logit.is_finite(),
-            false => *logit = f32::NEG_INFINITY,
+    for (word, logits) in allowed.as_slice().iter().zip(logits.chunks_mut(u32::BITS as usize)) {
+        if *word == 0 {
+            logits.fill(f32::NEG_INFINITY);
+            continue;
+        }
+        for (bit, logit) in logits.iter_mut().enumerate() {
+            match word >> bit & 1 {
+                1 => hope |= logit.is_finite(),
+                _ => *logit = f32::NEG_INFINITY,
+            }
         }
     }
     if let (false, Some(token)) = (hope, allowed.first_bit_set()) {
@@ -189,19 +180,45 @@ fn forbid_others(allowed: &SimpleVob, logits: &mut [f32]) {
     }
 }
 
-/// The first candidate at which the running sum of probabilities passes `uniform` of the whole.
-fn pick(candidates: impl Iterator<Item = (u32, f32)> + Clone, uniform: f64) -> Option<u32> {
-    let total: f64 = candidates.clone().map(|(_, p)| f64::from(p)).sum();
-    let mut sum = 0.0;
-    let mut last = None;
-    for (token, p) in candidates.filter(|(_, p)| *p > 0.0) {
-        sum += f64::from(p);
-        last = Some(token);
-        if sum > uniform * total {
+/// The first token at which the running sum of probabilities passes `uniform` of the whole. The sum runs over pieces
+/// first, and within the one where it passes over tokens.
+fn pick(probabilities: &[f32], uniform: f64) -> Option<u32> {
+    let sums: Vec<f64> = probabilities.chunks(PIECE).map(|piece| sum(piece, 0.0)).collect();
+    let target = uniform * sums.iter().sum::<f64>();
+    let mut before = 0.0;
+    let mut piece = None;
+    for (index, sum) in sums.into_iter().enumerate().filter(|(_, sum)| *sum > 0.0) {
+        piece = Some((index, before));
+        before += sum;
+        if before > target {
             break;
         }
     }
+    let (index, mut sum) = piece?;
+    let mut last = None;
+    for (token, p) in (index * PIECE..).zip(probabilities[index * PIECE..].iter().take(PIECE)) {
+        if *p > 0.0 {
+            sum += f64::from(*p);
+            last = Some(token as u32);
+            if sum > target {
+                break;
+            }
+        }
+    }
     last
+}
+
+/// The sum of the probabilities that reach `floor`, in lanes.
+fn sum(probabilities: &[f32], floor: f32) -> f64 {
+    let part = |p: f32| f64::from(if p >= floor { p } else { 0.0 });
+    let mut lanes = [0.0; LANES];
+    let (chunks, rest) = probabilities.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, p) in lanes.iter_mut().zip(chunk) {
+            *lane += part(*p);
+        }
+    }
+    lanes.into_iter().chain(rest.iter().copied().map(part)).sum()
 }
 
 /// A number in [0, 1) for the `index`th draw of a seed: two rounds of SplitMix64's mixing (Steele et al. 2014).
@@ -218,161 +235,5 @@ fn uniform(seed: u64, index: u64) -> f64 {
 
 #[cfg(test)]
 mod reference;
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plain() -> Sampling {
-        Sampling {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed: 7,
-        }
-    }
-
-    /// How often each of four tokens is drawn in 4,000 draws.
-    fn counts(sampling: &Sampling) -> [usize; 4] {
-        let mut sampler = Sampler::new(Kernel::best());
-        let mut counts = [0; 4];
-        for seed in 0..4000 {
-            let mut logits = [8.0f32, 4.0, 2.0, 2.0].map(f32::ln);
-            let sampling = Sampling {
-                seed,
-                ..sampling.clone()
-            };
-            counts[sampler.draw(&sampling, &[], &[], None, &mut logits) as usize] += 1;
-        }
-        counts
-    }
-
-    #[test]
-    fn draws_follow_the_probabilities() {
-        let counts = counts(&plain());
-        for (count, expected) in counts.into_iter().zip([2000, 1000, 500, 500]) {
-            assert!(count.abs_diff(expected) < 120, "{counts:?}");
-        }
-    }
-
-    #[test]
-    fn filters_keep_the_likeliest() {
-        let kept = |sampling: Sampling| counts(&sampling).map(|count| count > 0);
-        assert_eq!(kept(Sampling { top_k: 1, ..plain() }), [true, false, false, false]);
-        assert_eq!(
-            kept(Sampling { top_k: 3, ..plain() }),
-            [true, true, true, false],
-            "equals by token"
-        );
-        assert_eq!(kept(Sampling { top_p: 0.5, ..plain() }), [true, false, false, false]);
-        assert_eq!(kept(Sampling { top_p: 0.51, ..plain() }), [true, true, false, false]);
-        assert_eq!(kept(Sampling { top_p: 0.0, ..plain() }), [true, false, false, false]);
-        assert_eq!(kept(Sampling { min_p: 0.3, ..plain() }), [true, true, false, false]);
-        assert_eq!(
-            kept(Sampling {
-                temperature: 0.0,
-                ..plain()
-            }),
-            [true, false, false, false]
-        );
-        assert_eq!(
-            kept(Sampling {
-                temperature: 1e-30,
-                ..plain()
-            }),
-            [true, false, false, false]
-        );
-    }
-
-    #[test]
-    fn penalties_and_bias_change_the_choice() {
-        let mut sampler = Sampler::new(Kernel::best());
-        let mut draw = |sampling: Sampling, prompt: &[u32], answer: &[u32]| {
-            let sampling = Sampling {
-                temperature: 0.0,
-                ..sampling
-            };
-            sampler.draw(&sampling, prompt, answer, None, &mut [2.0, 1.5, -1.0])
-        };
-        assert_eq!(draw(plain(), &[0], &[0]), 0);
-        assert_eq!(
-            draw(
-                Sampling {
-                    repetition_penalty: 2.0,
-                    ..plain()
-                },
-                &[0],
-                &[]
-            ),
-            1
-        );
-        assert_eq!(
-            draw(
-                Sampling {
-                    presence_penalty: 1.0,
-                    ..plain()
-                },
-                &[0],
-                &[]
-            ),
-            0,
-            "the prompt does not count"
-        );
-        assert_eq!(
-            draw(
-                Sampling {
-                    presence_penalty: 1.0,
-                    ..plain()
-                },
-                &[],
-                &[0]
-            ),
-            1
-        );
-        assert_eq!(
-            draw(
-                Sampling {
-                    frequency_penalty: 0.3,
-                    ..plain()
-                },
-                &[],
-                &[0, 0]
-            ),
-            1
-        );
-        assert_eq!(
-            draw(
-                Sampling {
-                    logit_bias: vec![(2, 10.0)],
-                    ..plain()
-                },
-                &[],
-                &[]
-            ),
-            2
-        );
-    }
-
-    #[test]
-    fn hopeless_logits_still_give_a_token() {
-        let mut sampler = Sampler::new(Kernel::best());
-        for bad in [f32::NAN, f32::NEG_INFINITY, f32::INFINITY] {
-            assert_eq!(
-                sampler.draw(&Sampling { top_k: 2, ..plain() }, &[], &[], None, &mut [bad; 3]),
-                0
-            );
-        }
-    }
-
-    #[test]
-    fn top_is_sorted_and_bounded() {
-        assert_eq!(top(&[-3.0, -1.0, -2.0, -1.0], 3), [(1, -1.0), (3, -1.0), (2, -2.0)]);
-        assert_eq!(top(&[-1.0], 0), []);
-        assert_eq!(top(&[-1.0], 5), [(0, -1.0)]);
-    }
-}
+mod tests;

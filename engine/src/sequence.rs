@@ -122,7 +122,8 @@ impl Sequence {
         self.wanted_from = next;
         match &mut self.progress {
             Progress::Generate(writing) if next < self.tokens.len() => {
-                let echoed = writing.logprob(model, sampler, logits, self.tokens[next]); // the prompt's own next token
+                sampler.note(logits);
+                let echoed = writing.logprob(model, sampler, self.tokens[next]); // the prompt's own next token
                 writing.prompt_logprobs.extend(echoed);
                 false
             }
@@ -230,7 +231,9 @@ impl Writing {
             self.finish = Some(FinishReason::Length);
             return None;
         }
-        let raw = self.task.top_logprobs.map(|_| logits.to_vec());
+        if self.task.top_logprobs.is_some() {
+            sampler.note(logits); // before they are changed
+        }
         let (token, complete) = match self.draw(model, sampler, logits, prompt, answer) {
             Ok(drawn) => drawn,
             Err(error) => {
@@ -240,8 +243,8 @@ impl Writing {
         };
         let ended = model.ends_text(token);
         // A chat's log-probabilities are those of its text; a completion's have one entry for every token written.
-        if let Some(raw) = raw.filter(|_| !ended || !self.task.chat) {
-            let noted = self.logprob(model, sampler, &raw, token);
+        if !ended || !self.task.chat {
+            let noted = self.logprob(model, sampler, token);
             self.logprobs.extend(noted);
         }
         if ended {
@@ -283,10 +286,10 @@ impl Writing {
         Ok((token, grammar.advance(token)?))
     }
 
-    /// The log-probability of a token, if log-probabilities are wanted.
-    fn logprob(&self, model: &Model, sampler: &mut Sampler, logits: &[f32], token: u32) -> Option<TokenLogprob> {
+    /// The log-probability of a token as noted, if log-probabilities are wanted.
+    fn logprob(&self, model: &Model, sampler: &Sampler, token: u32) -> Option<TokenLogprob> {
         let count = self.task.top_logprobs?;
-        let logprobs = sampler.logprobs(logits);
+        let logprobs = sampler.logprobs();
         let bytes = |token| model.tokenizer().token_bytes(token);
         let top = top(logprobs, count)
             .into_iter()
@@ -362,7 +365,8 @@ impl Scoring {
     /// the current one after it.
     fn rate(&mut self, sampler: &mut Sampler, logits: &[f32], index: usize) {
         let likeliest = sampler.likeliest(logits);
-        let logprobs = sampler.logprobs(logits);
+        sampler.note(logits);
+        let logprobs = sampler.logprobs();
         let rating = |token: u32| Rating {
             logprob: f64::from(logprobs[token as usize]),
             greedy: token == likeliest,

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use engine::{
     Completion, Endpoint, Engine, EngineError, EngineSettings, Event, FinishReason, Job, JobId, LoadOptions, Model,
-    Priority, count_cached,
+    Phase, Priority, count_cached,
 };
 use serde_json::{Value, json};
 
@@ -64,6 +64,22 @@ fn an_engine_with_nothing_to_do_does_nothing() {
         (report.tokens, report.sequences, engine.waiting(), engine.running()),
         (0, 0, 0, 0)
     );
+}
+
+#[test]
+fn a_step_tells_when_each_of_its_phases_ends() {
+    let mut engine = engine(|_| ());
+    engine.submit(JobId(0), completion(2), Priority::Bulk).unwrap();
+    let drawn = json!({ "prompt": PROMPT, "max_tokens": 2, "temperature": 1 });
+    engine
+        .submit(JobId(1), job(Endpoint::Completions, drawn), Priority::Bulk)
+        .unwrap();
+    let mut phases = Vec::new();
+    engine.step_in_phases(&mut |phase| phases.push(phase));
+    use Phase::{Head, Layers, Sampling, Scheduling};
+    // The likeliest token and a drawn one need different logits.
+    let expected = [Scheduling, Layers, Head, Sampling, Head, Sampling, Scheduling];
+    assert_eq!(phases, expected);
 }
 
 #[test]

@@ -28,7 +28,7 @@ use crate::tokenizer::Tokenizer;
 
 pub use self::convert::{ConvertError, convert};
 pub use self::error::LoadError;
-pub use self::footprint::Footprint;
+pub use self::footprint::{Footprint, Products};
 pub(crate) use self::formats::{Opened, TextFile, TokenizerFiles};
 pub(crate) use self::forward::{Forward, Workspace};
 pub use self::inspect::{ModelInfo, inspect};
