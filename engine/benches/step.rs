@@ -19,8 +19,8 @@ const BATCHES: [usize; 4] = [1, 8, 32, 64];
 const CONTEXT: usize = 128;
 const ROUNDS: usize = 5;
 const STEPS: usize = 4;
-/// Positions of a sequence: prompts that are computed first are ahead of the last.
-const POSITIONS: usize = CONTEXT + ROUNDS * STEPS + 64;
+/// Positions of a sequence, whole blocks: prompts that are computed first are ahead of the last.
+const POSITIONS: usize = (CONTEXT + ROUNDS * STEPS + 64).next_multiple_of(16);
 const DOCUMENTS: u64 = 1000;
 const SHARED_LEN: u64 = 200;
 const DOCUMENT_LEN: u64 = 200;
@@ -173,7 +173,7 @@ fn started(model: &Arc<Model>, threads: usize, batch: usize, sampling: &Value) -
     let settings = EngineSettings {
         threads,
         sequences_max: batch,
-        kv_bytes_max: batch * POSITIONS * model.footprint().position_bytes as usize,
+        kv_bytes_max: batch * (POSITIONS + 16) * model.footprint().position_bytes as usize,
         ..EngineSettings::default()
     };
     let mut engine = Engine::new(model.clone(), &settings)?;
