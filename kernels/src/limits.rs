@@ -6,6 +6,8 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
+use crate::Kernel;
+
 /// Multiplies int8 and adds in i32, in registers, `turns` times; returns the multiply-adds done.
 pub fn multiply_int8(turns: u64) -> u64 {
     #[cfg(target_arch = "x86_64")]
@@ -24,6 +26,15 @@ pub fn multiply_int8(turns: u64) -> u64 {
         acc = black_box(acc);
     }
     turns * 64
+}
+
+/// The same with tile registers, if the kernel has them: what AMX can do at most.
+pub fn multiply_int8_tiles(kernel: Kernel, turns: u64) -> Option<u64> {
+    match kernel {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Kernel::Amx(proof) => Some(crate::matmul::amx::multiply_registers(proof, turns)),
+        _ => None,
+    }
 }
 
 /// Multiplies and adds f32, rounded once, in registers, `turns` times; returns the multiply-adds done.

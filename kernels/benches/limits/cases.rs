@@ -2,61 +2,68 @@
 
 use kernels::activations::Activations;
 use kernels::float::{
-    DenseMatrix, KvCache, KvShape, QuerySpan, Rope, add, argmax, attention, log_softmax, relu_squared, rms_norm, silu,
+    KvCache, KvShape, QuerySpan, Rope, add, argmax, attention, log_softmax, relu_squared, rms_norm, silu,
 };
 use kernels::matmul::{Projection, matmul};
 use kernels::ternary::TernaryMatrix;
 
-use crate::Options;
+use crate::clock::Clock;
+use crate::contention::Contended;
 use crate::limits::{self, MEMORY_LEN, Unit};
-use crate::report::{self, Measured};
+use crate::report::{self, Measured, Round};
+use crate::{Options, Results};
 
 /// Rows and columns of the ternary matrices.
 const TERNARY: [(usize, usize); 4] = [(2560, 2560), (640, 2560), (6912, 2560), (2560, 6912)];
-/// Rows and columns of the LM head.
-const HEAD: (usize, usize) = (128_256, 2560);
 /// Tokens in a batch.
 const TOKENS: [usize; 4] = [1, 8, 64, 512];
+/// What is timed beside another process, too: rows, columns and tokens.
+const CONTENDED: [(usize, usize, usize); 2] = [(2560, 2560, 1), (2560, 2560, 64)];
 /// The least time that one round of a case takes.
 const ROUND_MIN_SECONDS: f64 = 0.03;
 
-/// Runs every case whose name contains what the options ask for, printing each as it is done.
-pub(crate) fn run(options: &Options) -> Vec<Measured> {
-    let bench = Bench {
-        options,
-        memory: limits::memory(),
-    };
-    report::head(options);
-    let mut results = Vec::new();
-    for shape in TERNARY {
-        results.extend(bench.ternary(shape));
-    }
-    results.extend(bench.dense(HEAD));
-    results.extend(bench.attention());
-    results.extend(bench.rows());
-    results
-}
-
-struct Bench<'a> {
-    options: &'a Options,
+/// Runs the cases whose name contains what the options ask for, printing each as it is done.
+pub(crate) struct Bench<'a> {
+    pub(crate) options: &'a Options,
     memory: Vec<u64>,
+    /// A single thread, to compare with more.
+    one: Option<rayon::ThreadPool>,
 }
 
 impl Bench<'_> {
-    fn asked(&self, name: &str) -> bool {
+    pub(crate) fn new(options: &Options) -> Bench<'_> {
+        Bench {
+            options,
+            memory: limits::memory(),
+            one: (options.threads > 1).then(|| crate::pool(1)),
+        }
+    }
+
+    pub(crate) fn run(&self) -> Results {
+        report::head(self.options);
+        let mut results = Results::default();
+        for shape in TERNARY {
+            self.ternary(shape, &mut results);
+        }
+        self.head(&mut results);
+        self.attention(&mut results);
+        self.rows(&mut results);
+        results
+    }
+
+    pub(crate) fn asked(&self, name: &str) -> bool {
         name.contains(&self.options.only)
     }
 
-    fn ternary(&self, (rows, cols): (usize, usize)) -> Vec<Measured> {
+    fn ternary(&self, (rows, cols): (usize, usize), results: &mut Results) {
         let name = |tokens| format!("ternary {rows} x {cols}, {tokens} tokens");
         if !TOKENS.iter().any(|&tokens| self.asked(&name(tokens))) {
-            return Vec::new();
+            return;
         }
         let weights: Vec<i8> = noise(1, rows * cols).map(|x| (x * 1.5).round() as i8).collect();
         let matrix = TernaryMatrix::from_weights(rows, cols, 0.01, &weights).expect("weights are ternary");
         // As many copies as a model holds, so that no cache serves what a model would read from memory.
         let copies = vec![matrix; MEMORY_LEN * 4 / (rows * cols)];
-        let mut results = Vec::new();
         for tokens in TOKENS.into_iter().filter(|&tokens| self.asked(&name(tokens))) {
             let x: Vec<f32> = noise(2, tokens * cols).collect();
             let mut activations = Activations::new();
@@ -73,38 +80,23 @@ impl Bench<'_> {
                 macs: rows * cols * tokens,
                 bytes: rows * cols / 4 + tokens * (cols + 4 * rows),
             };
-            results.push(self.measure(name(tokens), Unit::Int8, work, || multiply(&mut out)));
+            let measured = self.measure(name(tokens), Unit::Int8, work, || multiply(&mut out));
+            results.cases.push(measured);
+            if self.has_all_cores() && CONTENDED.contains(&(rows, cols, tokens)) {
+                let contended = Contended::measure(name(tokens), self.options.rounds, || multiply(&mut out));
+                results.contention.push(contended);
+            }
         }
-        results
     }
 
-    fn dense(&self, (rows, cols): (usize, usize)) -> Vec<Measured> {
-        let name = |states| format!("bf16 head {rows} x {cols}, {states} states");
-        let states: Vec<usize> = TOKENS.into_iter().filter(|&states| self.asked(&name(states))).collect();
-        if states.is_empty() {
-            return Vec::new();
-        }
-        let bits: Vec<u16> = noise(3, rows * cols).map(|x| (x.to_bits() >> 16) as u16).collect();
-        let matrix = DenseMatrix::from_bf16(rows, cols, bits).expect("the length is right");
-        let mut results = Vec::new();
-        for states in states {
-            let x: Vec<f32> = noise(4, states * cols).collect();
-            let mut out = vec![f32::NAN; states * rows];
-            matrix.logits(self.options.kernel, &x, &mut out);
-            check_dense(&matrix, &x, &out);
-            let work = Work {
-                macs: rows * cols * states,
-                bytes: rows * cols * 2 + states * (cols + rows) * 4,
-            };
-            results.push(self.measure(name(states), Unit::F32, work, || {
-                matrix.logits(self.options.kernel, &x, &mut out)
-            }));
-        }
-        results
+    /// Whether another process leaves fewer cores than there are threads.
+    fn has_all_cores(&self) -> bool {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.options.threads == cores && self.options.clock == Clock::Wall
     }
 
     /// A prompt chunk and a decode batch at a context of 2,048: 20 heads over 5, of 128.
-    fn attention(&self) -> Vec<Measured> {
+    fn attention(&self, results: &mut Results) {
         const CONTEXT: usize = 2048;
         let (heads, shape) = (
             20,
@@ -123,7 +115,6 @@ impl Bench<'_> {
             cache.write(0, block as u32, slot, &rows, &rows);
         }
         let sequences: Vec<Vec<u32>> = (0..16).map(|s| (s * 32..(s + 1) * 32).collect()).collect();
-        let mut results = Vec::new();
         for (name, sequences, tokens) in [("prompt", &sequences[..1], 512), ("decode", &sequences[..], 1)] {
             let name = format!("attention {name}, {} x {tokens} tokens at {CONTEXT}", sequences.len());
             if !self.asked(&name) {
@@ -146,15 +137,11 @@ impl Bench<'_> {
             let mut attend = || attention(self.options.kernel, &cache, 0, heads, &spans, &q, &mut out);
             let seen = sequences.len() * tokens * (CONTEXT - tokens / 2);
             let bytes = sequences.len() * CONTEXT * shape.kv_heads * shape.head_dim * 8;
-            results.push(self.measure(
-                name,
-                Unit::F32,
-                Work {
-                    macs: seen * cols * 2,
-                    bytes,
-                },
-                &mut attend,
-            ));
+            let work = Work {
+                macs: seen * cols * 2,
+                bytes,
+            };
+            results.cases.push(self.measure(name, Unit::F32, work, &mut attend));
             // All values are equal, so attention returns them whatever the weights.
             let right = out.chunks(shape.head_dim).enumerate().all(|(head, out)| {
                 let kv_head = head % heads / (heads / shape.kv_heads);
@@ -163,25 +150,23 @@ impl Bench<'_> {
             });
             assert!(right, "attention is wrong");
         }
-        results
     }
 
     /// What is done to every row between the products, over 64 tokens of the feed-forward's width.
-    fn rows(&self) -> Vec<Measured> {
+    fn rows(&self, results: &mut Results) {
         let (kernel, tokens, cols) = (self.options.kernel, 64, 6912);
         let (x, weight): (Vec<f32>, Vec<f32>) = (noise(7, tokens * cols).collect(), noise(8, cols).collect());
         let (mut out, mut activations) = (x.clone(), Activations::new());
         let rope = Rope::new(&Rope::frequencies(5e5, 128), tokens);
         let positions: Vec<u32> = (0..tokens as u32).collect();
-        let mut results = Vec::new();
-        let mut time = |name: &str, bytes_per_value: usize, run: &mut dyn FnMut()| {
+        let mut time = |name: &str, bytes_per_value: usize, run: &mut (dyn FnMut() + Send)| {
             let name = format!("{name}, {tokens} x {cols}");
             if self.asked(&name) {
                 let work = Work {
                     macs: tokens * cols,
                     bytes: tokens * cols * bytes_per_value,
                 };
-                results.push(self.measure(name, Unit::F32, work, run));
+                results.cases.push(self.measure(name, Unit::F32, work, run));
             }
         };
         time("quantize", 5, &mut || activations.quantize(kernel, &x, cols));
@@ -192,24 +177,33 @@ impl Bench<'_> {
         time("rotate", 8, &mut || rope.rotate(kernel, &positions, &mut out));
         time("log_softmax", 8, &mut || log_softmax(kernel, &mut out));
         time("argmax", 4, &mut || assert!(argmax(kernel, &x).is_some()));
-        results
     }
 
-    fn measure(&self, name: String, unit: Unit, work: Work, mut run: impl FnMut()) -> Measured {
-        let (clock, mut rounds) = (self.options.clock, Vec::new());
-        for round in 0..self.options.rounds {
-            let limits = unit.limits(clock, &self.memory, round);
-            let (start, mut runs) = (clock.now(), 0);
-            while runs == 0 || clock.now() - start < ROUND_MIN_SECONDS {
-                run();
-                runs += 1;
-            }
-            rounds.push(((clock.now() - start) / f64::from(runs), limits));
-        }
+    pub(crate) fn measure(&self, name: String, unit: Unit, work: Work, mut run: impl FnMut() + Send) -> Measured {
+        let Options {
+            kernel, clock, rounds, ..
+        } = *self.options;
+        let rounds: Vec<Round> = (0..rounds)
+            .map(|round| Round {
+                limits: unit.limits(kernel, clock, &self.memory, round),
+                seconds: time(clock, ROUND_MIN_SECONDS, &mut run),
+                seconds_of_one: (self.one.as_ref()).map(|one| one.install(|| time(clock, ROUND_MIN_SECONDS, &mut run))),
+            })
+            .collect();
         let measured = Measured::new(name, unit, work, &rounds);
         report::line(&measured);
         measured
     }
+}
+
+/// Seconds of a run, as many being timed as take `min` seconds.
+pub(crate) fn time(clock: Clock, min: f64, run: &mut impl FnMut()) -> f64 {
+    let (start, mut runs) = (clock.now(), 0);
+    while runs == 0 || clock.now() - start < min {
+        run();
+        runs += 1;
+    }
+    (clock.now() - start) / f64::from(runs)
 }
 
 /// What one run does.
@@ -222,7 +216,7 @@ pub(crate) struct Work {
 }
 
 /// Values in −1 to 1 that look random and are the same everywhere.
-fn noise(seed: u64, len: usize) -> impl Iterator<Item = f32> {
+pub(crate) fn noise(seed: u64, len: usize) -> impl Iterator<Item = f32> {
     let mut state = seed;
     (0..len).map(move |_| {
         state = state
@@ -246,20 +240,4 @@ fn check_ternary(weights: &[i8], cols: usize, activations: &Activations, out: &[
         );
     }
     assert!(out.iter().all(|x| x.is_finite()), "some outputs were not written");
-}
-
-/// Panics unless a sample of the logits is close to the sum in f64.
-fn check_dense(matrix: &DenseMatrix, x: &[f32], out: &[f32]) {
-    let mut row = vec![0.0; matrix.cols()];
-    for i in (0..out.len()).step_by(out.len() / 500 + 1) {
-        matrix.row(i % matrix.rows(), &mut row);
-        let x = &x[i / matrix.rows() * matrix.cols()..][..matrix.cols()];
-        let exact: f64 = row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-        assert!(
-            (f64::from(out[i]) - exact).abs() < 1e-3,
-            "logit {i} is {} instead of {exact}",
-            out[i]
-        );
-    }
-    assert!(out.iter().all(|x| x.is_finite()), "some logits were not written");
 }

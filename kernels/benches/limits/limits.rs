@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use kernels::limits;
+use kernels::{Kernel, limits};
 use rayon::prelude::*;
 
 use crate::clock::Clock;
@@ -19,11 +19,13 @@ pub(crate) enum Unit {
     F32,
 }
 
-/// The two limits that a case may run into.
+/// The limits that a case may run into.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     /// Multiply-adds a second.
     pub(crate) macs: f64,
+    /// The same of tile registers, for int8 with a kernel that has them.
+    pub(crate) tile_macs: Option<f64>,
     /// Bytes read a second.
     pub(crate) bytes: f64,
 }
@@ -37,17 +39,23 @@ impl Unit {
         }
     }
 
-    /// Measures both limits, memory on the `round`th quarter.
-    pub(crate) fn limits(self, clock: Clock, memory: &[u64], round: usize) -> Limits {
+    /// Measures the limits, memory on the `round`th quarter.
+    pub(crate) fn limits(self, kernel: Kernel, clock: Clock, memory: &[u64], round: usize) -> Limits {
         let quarter = memory.len() / 4;
-        let work = if self == Unit::Int8 {
-            limits::multiply_int8
-        } else {
-            limits::multiply_f32
+        let (macs, tile_macs) = match self {
+            Unit::F32 => (peak(clock, 1_000_000, limits::multiply_f32), None),
+            Unit::Int8 => {
+                let tiles = |turns| limits::multiply_int8_tiles(kernel, turns).unwrap_or(0);
+                let peaks = (
+                    peak(clock, 1_000_000, limits::multiply_int8),
+                    peak(clock, 100_000, tiles),
+                );
+                (peaks.0, Some(peaks.1).filter(|peak| *peak > 0.0))
+            }
         };
-        let macs = peak(clock, work);
         Limits {
             macs,
+            tile_macs,
             bytes: read(clock, &memory[round % 4 * quarter..][..quarter]),
         }
     }
@@ -58,10 +66,11 @@ pub(crate) fn memory() -> Vec<u64> {
     (0..MEMORY_LEN as u64 / 8).collect()
 }
 
-fn peak(clock: Clock, work: fn(u64) -> u64) -> f64 {
-    const TURNS: u64 = 1_000_000;
+fn peak(clock: Clock, turns: u64, work: impl Fn(u64) -> u64 + Sync) -> f64 {
+    // Threads that have slept may wake on one core; by the second time they have one each.
+    rayon::broadcast(|_| work(black_box(turns)));
     let start = clock.now();
-    let done: u64 = rayon::broadcast(|_| work(black_box(TURNS))).into_iter().sum();
+    let done: u64 = rayon::broadcast(|_| work(black_box(turns))).into_iter().sum();
     done as f64 / (clock.now() - start)
 }
 

@@ -6,17 +6,34 @@
 //! Every case is timed in rounds, and each round first times the machine: its peak of integer or float multiply-adds
 //! and the rate at which it reads memory. What both allow for a case, as a percentage of the time it took, is what it
 //! is judged by; since a noisy neighbour slows both, the median over the rounds holds. Outputs are checked too.
+//! More threads than one are compared with one in the same rounds, and as many as there are cores beside a process that
+//! keeps a core busy.
 
 mod clock;
 mod limits;
 mod cases;
+mod head;
+mod contention;
 mod report;
 
 use kernels::Kernel;
 
+use crate::cases::Bench;
 use crate::clock::Clock;
+use crate::contention::Contended;
+use crate::report::Measured;
+
+/// Everything that was measured.
+#[derive(Default)]
+struct Results {
+    cases: Vec<Measured>,
+    contention: Vec<Contended>,
+}
 
 fn main() {
+    if std::env::args().any(|arg| arg == contention::SPIN) {
+        contention::spin();
+    }
     let options = match Options::parse(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(message) => {
@@ -24,11 +41,7 @@ fn main() {
             std::process::exit(2);
         }
     };
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads)
-        .build()
-        .expect("a thread pool starts");
-    let results = pool.install(|| cases::run(&options));
+    let results = pool(options.threads).install(|| Bench::new(&options).run());
     if let Some(file) = &options.json {
         let json = report::json(&options, &results);
         if let Err(error) = std::fs::write(file, json) {
@@ -36,6 +49,11 @@ fn main() {
             std::process::exit(1);
         }
     }
+}
+
+fn pool(threads: usize) -> rayon::ThreadPool {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build().expect("a thread pool starts")
 }
 
 /// What the command line asks for.

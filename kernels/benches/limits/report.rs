@@ -2,9 +2,19 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::Options;
 use crate::cases::Work;
+use crate::contention::Contended;
 use crate::limits::{Limits, Unit};
+use crate::{Options, Results};
+
+/// One round of a case.
+pub(crate) struct Round {
+    /// Of one run.
+    pub(crate) seconds: f64,
+    /// The same on one thread, where more than one is timed.
+    pub(crate) seconds_of_one: Option<f64>,
+    pub(crate) limits: Limits,
+}
 
 /// One case: medians of its rounds.
 pub(crate) struct Measured {
@@ -15,26 +25,48 @@ pub(crate) struct Measured {
     gigabytes: f64,
     limit_gmacs: f64,
     limit_gigabytes: f64,
-    /// The time that the limits allow, in percent of the time taken: median, least, most.
-    percent: [f64; 3],
+    /// The time that the limits allow, in percent of the time taken.
+    percent: Spread,
     /// Whether memory is the nearer limit.
     memory_bound: bool,
+    /// What tile registers can do, in 10⁹ multiply-adds a second, and the percentage with it in place of the int8 peak.
+    tiles: Option<(f64, Spread)>,
+    /// How many times faster all threads are than one.
+    scaling: Option<Spread>,
+}
+
+/// Median, least and most.
+#[derive(Clone, Copy)]
+pub(crate) struct Spread(pub(crate) [f64; 3]);
+
+impl Spread {
+    /// Of at least one value.
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Spread {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        Spread([values[values.len() / 2], values[0], values[values.len() - 1]])
+    }
+
+    fn median(self) -> f64 {
+        self.0[0]
+    }
 }
 
 impl Measured {
-    /// From rounds of seconds a run and the limits measured beside it.
-    pub(crate) fn new(name: String, unit: Unit, work: Work, rounds: &[(f64, Limits)]) -> Measured {
-        let sorted = |value: &dyn Fn(&(f64, Limits)) -> f64| {
-            let mut values: Vec<f64> = rounds.iter().map(value).collect();
-            values.sort_by(f64::total_cmp);
-            values
+    /// From rounds, at least one.
+    pub(crate) fn new(name: String, unit: Unit, work: Work, rounds: &[Round]) -> Measured {
+        let spread = |value: &dyn Fn(&Round) -> f64| Spread::of(rounds.iter().map(value));
+        let some = |value: &dyn Fn(&Round) -> Option<f64>| -> Option<Spread> {
+            let values: Option<Vec<f64>> = rounds.iter().map(value).collect();
+            values.map(|values| Spread::of(values.into_iter()))
         };
-        let median = |values: &[f64]| values[values.len() / 2];
         let (macs, bytes) = (work.macs as f64, work.bytes as f64);
-        let percents = sorted(&|(seconds, limits)| (macs / limits.macs).max(bytes / limits.bytes) / seconds * 100.0);
-        let seconds = median(&sorted(&|round| round.0));
-        let limit_gmacs = median(&sorted(&|round| round.1.macs)) / 1e9;
-        let limit_gigabytes = median(&sorted(&|round| round.1.bytes)) / 1e9;
+        let percent = |peak: f64, round: &Round| (macs / peak).max(bytes / round.limits.bytes) / round.seconds * 100.0;
+        let seconds = spread(&|round| round.seconds).median();
+        let limit_gmacs = spread(&|round| round.limits.macs).median() / 1e9;
+        let limit_gigabytes = spread(&|round| round.limits.bytes).median() / 1e9;
+        let tile_percent = some(&|round| round.limits.tile_macs.map(|peak| percent(peak, round)));
+        let tile_gmacs = some(&|round| round.limits.tile_macs.map(|peak| peak / 1e9));
         Measured {
             name,
             unit,
@@ -43,8 +75,10 @@ impl Measured {
             gigabytes: bytes / seconds / 1e9,
             limit_gmacs,
             limit_gigabytes,
-            percent: [median(&percents), percents[0], percents[percents.len() - 1]],
+            percent: spread(&|round| percent(round.limits.macs, round)),
             memory_bound: bytes / limit_gigabytes > macs / limit_gmacs,
+            tiles: tile_gmacs.map(Spread::median).zip(tile_percent),
+            scaling: some(&|round| round.seconds_of_one.map(|one| one / round.seconds)),
         }
     }
 
@@ -68,7 +102,7 @@ pub(crate) fn head(options: &Options) {
 
 /// Prints one case.
 pub(crate) fn line(m: &Measured) {
-    let ([percent, low, high], (limit, giga)) = (m.percent, m.limit());
+    let (Spread([percent, low, high]), (limit, giga)) = (m.percent, m.limit());
     print!(
         "{:<44} {:>10.3} {:>9.1} {:>7.2}  ",
         m.name,
@@ -76,36 +110,62 @@ pub(crate) fn line(m: &Measured) {
         m.gmacs,
         m.gigabytes
     );
-    println!("{percent:>5.1} % ({low:.0} to {high:.0}) of {limit} {giga:.1}");
+    print!("{percent:>5.1} % ({low:.0} to {high:.0}) of {limit} {giga:.1}");
+    if let Some((gmacs, Spread([percent, ..]))) = m.tiles {
+        print!(", {percent:.1} % with AMX's {gmacs:.0}");
+    }
+    if let Some(Spread([scaling, low, high])) = m.scaling {
+        print!(", {scaling:.2} x one thread ({low:.2} to {high:.2})");
+    }
+    println!();
 }
 
 /// All cases as one JSON object.
-pub(crate) fn json(options: &Options, results: &[Measured]) -> String {
+pub(crate) fn json(options: &Options, results: &Results) -> String {
     let unix_time = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| time.as_secs());
-    let cases: Vec<String> = results.iter().map(case).collect();
+    let cases: Vec<String> = results.cases.iter().map(case).collect();
+    let contention: Vec<String> = results.contention.iter().map(Contended::json).collect();
     format!(
         "{{\n  \"cpu\": {:?}, \"threads\": {}, \"kernel\": \"{}\", \"clock\": \"{}\", \"rounds\": {}, \
          \"unix_time\": {unix_time},\n  \
-         \"cases\": [\n{}\n  ]\n}}\n",
+         \"cases\": [\n{}\n  ],\n  \"contention\": [\n{}\n  ]\n}}\n",
         cpu(),
         options.threads,
         options.kernel,
         options.clock.name(),
         options.rounds,
-        cases.join(",\n")
+        cases.join(",\n"),
+        contention.join(",\n"),
     )
 }
 
 fn case(m: &Measured) -> String {
-    let ([percent, low, high], (limit, _)) = (m.percent, m.limit());
-    format!(
+    let (limit, _) = m.limit();
+    let mut json = format!(
         "    {{\"name\": \"{}\", \"seconds\": {:.6e}, \"gmacs\": {:.2}, \"gigabytes\": {:.3}, \"limit\": \"{limit}\", \
-         \"limit_gmacs\": {:.1}, \"limit_gigabytes\": {:.2}, \
-         \"percent\": {percent:.1}, \"percent_low\": {low:.1}, \"percent_high\": {high:.1}}}",
-        m.name, m.seconds, m.gmacs, m.gigabytes, m.limit_gmacs, m.limit_gigabytes,
-    )
+         \"limit_gmacs\": {:.1}, \"limit_gigabytes\": {:.2}, {}",
+        m.name,
+        m.seconds,
+        m.gmacs,
+        m.gigabytes,
+        m.limit_gmacs,
+        m.limit_gigabytes,
+        fields("percent", m.percent, 1),
+    );
+    if let Some((gmacs, percent)) = m.tiles {
+        json += &format!(", \"tile_gmacs\": {gmacs:.1}, {}", fields("tile_percent", percent, 1));
+    }
+    if let Some(scaling) = m.scaling {
+        json += &format!(", {}", fields("scaling", scaling, 3));
+    }
+    json + "}"
+}
+
+/// A spread as three fields of an object.
+pub(crate) fn fields(name: &str, Spread([median, low, high]): Spread, digits: usize) -> String {
+    format!("\"{name}\": {median:.digits$}, \"{name}_low\": {low:.digits$}, \"{name}_high\": {high:.digits$}")
 }
 
 /// The processor's name, with family and model, which cloud machines leave more telling than the name.

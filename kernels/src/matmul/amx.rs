@@ -12,6 +12,7 @@ use std::ops::Range;
 use super::avx512vnni::{GROUPS, finish, load_line, masked as operand};
 use super::{ROWS_STEP, Sums, Tile};
 use crate::activations::Activations;
+use crate::cpu::Amx;
 use crate::memory::{LINE_LEN, Line, WORDS, WordLine};
 use crate::ternary::{TILE_LANES, TILE_ROWS};
 
@@ -87,6 +88,35 @@ pub(crate) fn products_of_bytes(tile: Tile<'_>, activations: &Activations, mut w
         write(first, &sums[..tokens.len()]);
     }
     release();
+}
+
+/// Multiplies what is in tile registers, `turns` times four of them; returns the multiply-adds done.
+pub(crate) fn multiply_registers(_: Amx, turns: u64) -> u64 {
+    let block: Block = [Line([3; LINE_LEN]); ROWS];
+    configure();
+    // SAFETY: the proof says that AMX is there, it is configured, and only a block of 16 lines is read.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "tileloadd tmm4, [{block} + {line}]",
+            "tileloadd tmm5, [{block} + {line}]",
+            "2:",
+            "tdpbsud tmm0, tmm4, tmm5",
+            "tdpbsud tmm1, tmm4, tmm5",
+            "tdpbsud tmm2, tmm4, tmm5",
+            "tdpbsud tmm3, tmm4, tmm5",
+            "dec {turns}",
+            "jnz 2b",
+            block = in(reg) block.as_ptr(), line = in(reg) LINE_LEN, turns = inout(reg) turns.max(1) => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _,
+            options(nostack, readonly),
+        );
+    }
+    release();
+    turns.max(1) * 4 * (ROWS * ROWS * LINE_LEN) as u64
 }
 
 /// Makes the tile registers of this thread ready.
