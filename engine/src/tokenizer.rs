@@ -5,7 +5,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use serde::de::IgnoredAny;
 use tokenizers::DecoderWrapper;
 
 use crate::completion::TokenBytes;
@@ -38,8 +37,8 @@ impl Tokenizer {
     pub(crate) fn new(file: &TextFile) -> Result<Tokenizer, LoadError> {
         let TextFile { path, bytes } = file;
         let invalid = |error: tokenizers::Error| LoadError::invalid(path, error.to_string());
-        // Not left to the library, which panics on what is not JSON.
-        let json: Result<IgnoredAny, _> = serde_json::from_slice(bytes);
+        // Not left to the library, which panics on what is not JSON, and on strings that are not UTF-8.
+        let json: Result<serde_json::Value, _> = serde_json::from_slice(bytes);
         json.map_err(|error| LoadError::invalid(path, error.to_string()))?;
         let mut inner = guard(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(invalid)?;
         inner.with_truncation(None).map_err(invalid)?;

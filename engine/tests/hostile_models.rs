@@ -217,6 +217,9 @@ fn unknown_kinds_and_missing_files_are_named() {
     let config = dir.path().join("config.json");
     fs::write(&config, r#"{ "architectures": ["MambaForCausalLM"] }"#).unwrap();
     expect(load(dir.path()), &["config.json"]);
+    let damaged = copy("bitnet-packed");
+    fs::write(damaged.path().join("tokenizer.json"), b"{\"model\": {\"\xff\": 1}}").unwrap();
+    expect(load(damaged.path()), &["tokenizer.json", "invalid unicode", "line 1"]);
     fs::write(&config, r#"{ "architectures": "#.to_owned() + &"[".repeat(1_000_000)).unwrap();
     expect(load(dir.path()), &["config.json", "line 1"]);
     let options = LoadOptions {
