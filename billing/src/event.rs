@@ -243,6 +243,12 @@ pub fn payload_digest(row: &EventView<'_>, scratch: &mut Vec<u8>) -> [u8; 32] {
     Sha256::digest(&scratch).into()
 }
 
+/// Whether `text` is `digest` in lower-case hexadecimal.
+pub(crate) fn is_hash(text: &str, digest: &[u8; 32]) -> bool {
+    let mut hex = [0; 64];
+    hex::encode_to_slice(digest, &mut hex).is_ok() && text.as_bytes() == hex
+}
+
 /// Fields with U+001F behind each.
 struct Joined<'a>(&'a mut Vec<u8>);
 

@@ -6,126 +6,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Decimal128Type, Int64Type};
-use billing::close::rated::{Booked, Charge, Counts, Inputs, rate_month};
-use billing::close::{Batches, CloseError};
+use billing::close::rated::{Booked, Charge};
 use billing::contract::Contracts;
 use billing::correct::{Change, Correction, new_rows, rows as correction_rows};
 use billing::event::{payload_hash, usage_row};
-use billing::invoice::{CreditState, Invoice, LineKind, Month, issue};
+use billing::invoice::{CreditState, Invoice, LineKind};
 use billing::money::Money;
-use billing::period::Period;
-use billing::price_book::PriceBook;
 use billing::rate::rate;
 use billing::sku::Meter;
-use common::{CONTRACTS, PRICES, result};
+use common::closing::{Closed, book, booked, close, event, invoices, period, try_close, try_close_with};
+use common::{CONTRACTS, PRICES, contracts, result};
 use proptest::prelude::*;
 use proptest::sample::subsequence;
-use schemas::billing::{BillingRow, to_batch};
-
-/// The example book with steps that small quantities reach, and a volume and a package price.
-fn book() -> PriceBook {
-    let prices = PRICES
-        .replace("1_000_000_000", "100")
-        .replacen(
-            "sku_id = \"*/batch/input\"\nmeter = \"input_uncached_tokens\"\nmodel = \"flat\"\ncurrency.EUR = [{ price = \"3.00\" }]",
-            "sku_id = \"*/batch/input\"\nmeter = \"input_uncached_tokens\"\nmodel = \"volume\"\ncurrency.EUR = [{ up_to = 150, price = \"3.00\" }, { price = \"2.00\" }]",
-            1,
-        )
-        .replacen(
-            "sku_id = \"*/batch/cached_input\"\nmeter = \"input_cached_tokens\"\nmodel = \"flat\"",
-            "sku_id = \"*/batch/cached_input\"\nmeter = \"input_cached_tokens\"\nmodel = \"package\"\npackage_units = 50",
-            1,
-        );
-    PriceBook::parse(&prices, "prices.toml").unwrap()
-}
-
-fn contracts() -> Contracts {
-    Contracts::parse(CONTRACTS, "contracts.toml").unwrap()
-}
-
-fn period(text: &str) -> Period {
-    text.parse().unwrap()
-}
-
-/// Request `n` of `tenant` in `month`, with these tokens.
-fn event(tenant: &str, n: i64, month: &str, model: &str, [input, cached, output]: [i64; 3]) -> BillingRow {
-    let mut result = result(tenant, n);
-    result.model_id = model.to_owned();
-    result.finished_at = format!("{month}-17T09:00:{:02}Z", n % 60).parse().unwrap();
-    (result.input_tokens, result.cached_tokens, result.output_tokens) = (input + cached, cached, output);
-    usage_row(&result, false, &book(), &contracts(), result.finished_at).unwrap()
-}
-
-struct Closed {
-    batches: Vec<RecordBatch>,
-    charges: Vec<Charge>,
-    counts: Counts,
-}
-
-fn try_close(month: &str, rows: &[BillingRow], earlier: &[RecordBatch], booked: &Booked) -> Result<Closed, CloseError> {
-    try_close_with(&book(), month, rows, earlier, booked)
-}
-
-fn open(batches: &[RecordBatch]) -> Batches<'_> {
-    Box::new(batches.iter().cloned().map(Ok))
-}
-
-fn try_close_with(
-    book: &PriceBook,
-    month: &str,
-    rows: &[BillingRow],
-    earlier: &[RecordBatch],
-    booked: &Booked,
-) -> Result<Closed, CloseError> {
-    let batches: Vec<_> = rows.chunks(7).map(|rows| to_batch(rows).unwrap()).collect();
-    let contracts = contracts();
-    let inputs = Inputs {
-        period: period(month),
-        ledger: &|| open(&batches),
-        rows: rows.len() as u64,
-        earlier: &|| open(earlier),
-        booked,
-        book,
-        contracts: &contracts,
-    };
-    let mut kept = Vec::new();
-    let (charges, counts) = rate_month(&inputs, |batch| {
-        kept.push(batch);
-        Ok(())
-    })?;
-    Ok(Closed {
-        batches: kept,
-        charges,
-        counts,
-    })
-}
-
-fn close(month: &str, rows: &[BillingRow]) -> Closed {
-    try_close(month, rows, &[], &Booked::new()).unwrap()
-}
-
-fn invoices(
-    month: &str,
-    charges: &[Charge],
-    contracts: &Contracts,
-    credits: &CreditState,
-) -> (Vec<Invoice>, CreditState) {
-    let issued_at = period(month).end();
-    issue(&Month {
-        period: period(month),
-        issued_at,
-        charges,
-        contracts,
-        credits,
-    })
-    .unwrap()
-}
-
-fn booked(invoices: &[Invoice]) -> Booked {
-    let mut booked = Booked::new();
-    invoices.iter().for_each(|invoice| invoice.book(&mut booked));
-    booked
-}
+use schemas::billing::BillingRow;
 
 /// Σ of the rated rows' contracted amounts of one meter.
 fn rated_sum(batches: &[RecordBatch], class: &str) -> Money {

@@ -11,7 +11,7 @@ use billing::report::kpi::{
     Figure, FxError, Inputs, KpiError, KpiReport, Rates, Split, Value, kpi, kpi_sheet, kpi_table,
 };
 use billing::report::usage::{Filter, usage};
-use billing::report::{By, InMemory, render};
+use billing::report::{By, InMemory, Invoiced, render};
 use common::{book, result};
 use schemas::billing as events;
 use schemas::result::ResultRow;
@@ -102,7 +102,7 @@ fn figures(inputs: &Inputs, currency: &str, rates: Option<&Rates>) -> Result<Kpi
         by,
         ..Filter::default()
     };
-    let report = usage(&ledger(&contracts), &book(), &contracts, &filter).unwrap();
+    let report = usage(&ledger(&contracts), &book(), &contracts, &Invoiced::default(), &filter).unwrap();
     let period: Period = "2026-10".parse().unwrap();
     kpi(&report, period, currency.parse().unwrap(), &contracts, rates, inputs)
 }

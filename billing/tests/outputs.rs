@@ -10,7 +10,7 @@ use arrow::datatypes::{Decimal128Type, Int64Type};
 use billing::money::Money;
 use billing::report::render;
 use billing::report::usage::{Filter, UsageReport, usage};
-use billing::report::{By, InMemory};
+use billing::report::{By, InMemory, Invoiced};
 use calamine::{Data, Reader, Xlsx, open_workbook_from_rs};
 use common::{book, contracts, event, result};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -43,7 +43,7 @@ fn report(by: By) -> UsageReport {
         by,
         ..Filter::default()
     };
-    usage(&table, &book(), &contracts(), &filter).unwrap()
+    usage(&table, &book(), &contracts(), &Invoiced::default(), &filter).unwrap()
 }
 
 const EVERYTHING: By = By {

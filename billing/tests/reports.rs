@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use billing::event::{payload_hash, usage_row};
 use billing::report::reconcile::{Expected, Finding, Reconciliation, reconcile};
 use billing::report::usage::{Filter, UsageReport, usage};
-use billing::report::{Batches, InMemory, ReportError, Table, render};
+use billing::report::{Batches, InMemory, Invoiced, ReportError, Table, render};
 use common::{book, contracts, event, result};
 use schemas::billing::BillingRow;
 use schemas::result::{ResultRow, Status};
@@ -26,7 +26,7 @@ fn month() -> (Vec<ResultRow>, Vec<BillingRow>) {
 
 fn report(ledger: &[BillingRow], filter: &Filter) -> UsageReport {
     let table = InMemory(ledger.chunks(50).map(|rows| events::to_batch(rows).unwrap()).collect());
-    usage(&table, &book(), &contracts(), filter).unwrap()
+    usage(&table, &book(), &contracts(), &Invoiced::default(), filter).unwrap()
 }
 
 fn reconciled(all: &[ResultRow], ledger: &[BillingRow], expected: &Expected) -> Reconciliation {
@@ -222,7 +222,7 @@ fn a_late_price_change_leaves_earlier_charges_alone() {
     };
     ledger.push(usage_row(&december, false, &book, &contracts(), december.finished_at).unwrap());
     let table = InMemory(vec![events::to_batch(&ledger).unwrap()]);
-    let after = usage(&table, &book, &contracts(), &Filter::default()).unwrap();
+    let after = usage(&table, &book, &contracts(), &Invoiced::default(), &Filter::default()).unwrap();
     let of_november: Vec<_> = after
         .lines
         .iter()
@@ -232,7 +232,14 @@ fn a_late_price_change_leaves_earlier_charges_alone() {
     assert_eq!(of_november, before.lines);
     assert_eq!(after.lines.len(), before.lines.len() + 3);
     // Without the later book, its rows cannot be rated, and the report says which book is missing.
-    let error = usage(&table, &common::book(), &contracts(), &Filter::default()).unwrap_err();
+    let error = usage(
+        &table,
+        &common::book(),
+        &contracts(),
+        &Invoiced::default(),
+        &Filter::default(),
+    )
+    .unwrap_err();
     assert!(
         matches!(&error, ReportError::Terms { what, .. } if what == "version 2026-12-01.1 of price book public"),
         "{error}"
@@ -513,6 +520,6 @@ fn columns_that_are_not_needed_may_be_left_out_and_others_are_missed() {
     let too_few = InMemory(vec![batch.project(&needed[1..]).unwrap()]);
     let error = reconcile(&too_few, &of_events, &none, &book(), &contracts()).unwrap_err();
     assert!(matches!(error, ReportError::Row { table: "results", .. }), "{error}");
-    let error = usage(&Broken, &book(), &contracts(), &Filter::default()).unwrap_err();
+    let error = usage(&Broken, &book(), &contracts(), &Invoiced::default(), &Filter::default()).unwrap_err();
     assert_eq!(error.to_string(), "cannot read billing_events");
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use billing::report::usage::{Filter, usage};
-use billing::report::{InMemory, render};
+use billing::report::{InMemory, Invoiced, render};
 use common::{book, contracts, event, result};
 use schemas::billing as events;
 use schemas::result::ResultRow;
@@ -30,7 +30,7 @@ fn month() -> String {
     let ledger: Vec<_> = requests.iter().map(event).collect();
     let (request, row) = (&requests[0], &ledger[0]);
     let table = InMemory(vec![events::to_batch(&ledger).unwrap()]);
-    let report = usage(&table, &book(), &contracts(), &Filter::default()).unwrap();
+    let report = usage(&table, &book(), &contracts(), &Invoiced::default(), &Filter::default()).unwrap();
     let mut out = String::new();
     let _ = writeln!(
         out,

@@ -7,15 +7,16 @@
 use std::collections::{BTreeSet, HashMap};
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use schemas::billing::{self, BillingRow, EventKind};
+use schemas::billing::EventKind;
 use schemas::columns::ReadError;
 use schemas::ids::{ProjectId, TenantId};
 use schemas::request::ServiceTier;
+use schemas::view::{EventColumns, EventView};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{CloseError, Rows};
-use crate::event::payload_hash;
+use crate::event::{is_hash, payload_digest};
 use crate::period::Period;
 
 /// How many rows that do not count are listed; all are counted.
@@ -118,8 +119,10 @@ impl Range {
 #[derive(Debug, Default)]
 pub(super) struct Held {
     pub(super) terms: Vec<Terms>,
-    index: HashMap<Terms, u32>,
+    /// Terms by their bytes, so that they are made for the first event only.
+    index: HashMap<Box<[u8]>, u32>,
     pub(super) events: Vec<Event>,
+    scratch: Vec<u8>,
 }
 
 impl Held {
@@ -139,12 +142,16 @@ impl Held {
                 what: "billing_events",
                 source,
             })?;
-            let rows = billing::from_batch(&batch).map_err(|source| CloseError::Row {
+            let failed = |source| CloseError::Row {
                 what: "billing_events",
                 source,
-            })?;
-            for row in rows.into_iter().filter(|row| range.contains(row.event_id)) {
-                self.take(row, period)?;
+            };
+            let columns = EventColumns::of(&batch).map_err(failed)?;
+            for row in 0..batch.num_rows() {
+                let event = columns.view(row).map_err(failed)?;
+                if range.contains(event.event_id) {
+                    self.take(&event, row, period)?;
+                }
             }
         }
         counts.rows += self.events.len() as u64;
@@ -154,65 +161,41 @@ impl Held {
         Ok(())
     }
 
-    fn take(&mut self, row: BillingRow, period: Period) -> Result<(), CloseError> {
-        let of = row.usage_period.parse::<Period>().ok().filter(|of| *of <= period);
-        let Some(of) = of else {
-            return Err(CloseError::Period {
-                event_id: row.event_id,
-                found: row.usage_period,
-                period,
-            });
-        };
-        let true_hash = payload_hash(&row);
-        let mut hash = [0; 32];
-        hex::decode_to_slice(&true_hash, &mut hash).expect("a hash in hexadecimal");
-        let event = Event {
-            id: row.event_id,
-            belied: true_hash != row.payload_hash,
-            ingested_us: row.ingested_at.as_microsecond(),
+    fn take(&mut self, event: &EventView<'_>, row: usize, period: Period) -> Result<(), CloseError> {
+        let hash = payload_digest(event, &mut self.scratch);
+        let terms = self.intern(event, row, period)?;
+        self.events.push(Event {
+            id: event.event_id,
+            belied: !is_hash(event.payload_hash, &hash),
+            ingested_us: event.ingested_at.as_microsecond(),
             hash,
-            result_id: row.result_id,
-            time_us: row.event_time.as_microsecond(),
-            terms: 0,
+            result_id: event.result_id,
+            time_us: event.event_time.as_microsecond(),
+            terms,
             meters: [
-                row.input_uncached_tokens,
-                row.input_cached_tokens,
-                row.output_tokens,
-                row.requests,
+                event.input_uncached_tokens,
+                event.input_cached_tokens,
+                event.output_tokens,
+                event.requests,
             ],
             kind: EventKind::ALL
                 .iter()
-                .position(|kind| *kind == row.event_kind)
+                .position(|kind| *kind == event.event_kind)
                 .unwrap_or(0) as u8,
-            corrects: row.corrects_event_id,
-        };
-        let free = row.nonbillable_reason.unwrap_or_else(|| "no_reason_given".to_owned());
-        let terms = self.intern(Terms {
-            tenant: row.tenant_id,
-            project: row.project_id,
-            region: row.region,
-            zone: row.residency_zone,
-            model_id: row.model_id,
-            tier: row.service_tier,
-            currency: row.billing_currency,
-            price_book: row.price_book_id,
-            price_version: row.price_version,
-            contract_version: row.contract_version,
-            period: of,
-            free: (!row.billable).then_some(free),
+            corrects: event.corrects_event_id,
         });
-        self.events.push(Event { terms, ..event });
         Ok(())
     }
 
-    fn intern(&mut self, terms: Terms) -> u32 {
-        if let Some(index) = self.index.get(&terms) {
-            return *index;
+    fn intern(&mut self, event: &EventView<'_>, row: usize, period: Period) -> Result<u32, CloseError> {
+        write_key(event, &mut self.scratch);
+        if let Some(index) = self.index.get(self.scratch.as_slice()) {
+            return Ok(*index);
         }
         let index = self.terms.len() as u32;
-        self.terms.push(terms.clone());
-        self.index.insert(terms, index);
-        index
+        self.terms.push(Terms::of(event, row, period)?);
+        self.index.insert(self.scratch.as_slice().into(), index);
+        Ok(index)
     }
 
     pub(super) fn terms_of(&self, event: &Event) -> &Terms {
@@ -286,6 +269,62 @@ impl Held {
             counts.quarantine.pop_last();
         }
     }
+}
+
+impl Terms {
+    fn of(event: &EventView<'_>, row: usize, period: Period) -> Result<Self, CloseError> {
+        let of = event.usage_period.parse::<Period>().ok().filter(|of| *of <= period);
+        let of = of.ok_or_else(|| CloseError::Period {
+            event_id: event.event_id,
+            found: event.usage_period.to_owned(),
+            period,
+        })?;
+        let invalid = |column, problem: String| CloseError::Row {
+            what: "billing_events",
+            source: ReadError::Value { row, column, problem },
+        };
+        let tenant = event.tenant_id.parse::<TenantId>();
+        let project = event.project_id.parse::<ProjectId>();
+        let free = event.nonbillable_reason.unwrap_or("no_reason_given");
+        Ok(Terms {
+            tenant: tenant.map_err(|error| invalid("tenant_id", error.to_string()))?,
+            project: project.map_err(|error| invalid("project_id", error.to_string()))?,
+            region: event.region.to_owned(),
+            zone: event.residency_zone.to_owned(),
+            model_id: event.model_id.to_owned(),
+            tier: event.service_tier,
+            currency: event.billing_currency.to_owned(),
+            price_book: event.price_book_id.to_owned(),
+            price_version: event.price_version.to_owned(),
+            contract_version: event.contract_version.map(str::to_owned),
+            period: of,
+            free: (!event.billable).then(|| free.to_owned()),
+        })
+    }
+}
+
+/// Bytes that differ where terms do: 0xFF, which no text holds, stands behind each text.
+fn write_key(event: &EventView<'_>, key: &mut Vec<u8>) {
+    key.clear();
+    let texts = [
+        event.tenant_id,
+        event.project_id,
+        event.region,
+        event.residency_zone,
+        event.model_id,
+        event.service_tier.as_str(),
+        event.billing_currency,
+        event.price_book_id,
+        event.price_version,
+        event.contract_version.unwrap_or_default(),
+        event.usage_period,
+        event.nonbillable_reason.unwrap_or_default(),
+    ];
+    for text in texts {
+        key.extend_from_slice(text.as_bytes());
+        key.push(0xff);
+    }
+    key.push(u8::from(event.billable) + 2 * u8::from(event.contract_version.is_some()));
 }
 
 impl Event {

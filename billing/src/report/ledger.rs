@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::ReportError;
 use super::sums::{By, Group, Groups, Meters, Sums, Totals};
 use super::table::{Table, Window, fold, key};
-use crate::event::payload_digest;
+use crate::event::{is_hash, payload_digest};
 
 /// Ids told apart at a time, 8 bytes each.
 pub(crate) const IDS_MAX: u64 = 32 << 20;
@@ -118,7 +118,7 @@ impl Pass {
     /// Adds a row to its group, if its hash is that of its fields; that hash.
     pub(crate) fn take(&mut self, row: &EventView<'_>, by: By) -> Result<Option<[u8; 32]>, ReportError> {
         let digest = payload_digest(row, &mut self.scratch);
-        if !says(row.payload_hash, &digest) {
+        if !is_hash(row.payload_hash, &digest) {
             self.belied.push(key(row.event_id));
             return Ok(None);
         }
@@ -126,12 +126,6 @@ impl Pass {
         self.sums.get_or_insert_with(|| Sums::by(by)).add(row)?;
         Ok(Some(digest))
     }
-}
-
-/// Whether `text` is `digest` in lower-case hexadecimal.
-fn says(text: &str, digest: &[u8; 32]) -> bool {
-    let mut hex = [0; 64];
-    hex::encode_to_slice(digest, &mut hex).is_ok() && text.as_bytes() == hex
 }
 
 /// What all threads have read, window by window.
@@ -257,7 +251,7 @@ impl Again {
         let payload = Payload {
             hash,
             result_id: row.result_id,
-            belied: !says(row.payload_hash, &payload_digest(row, &mut self.scratch)),
+            belied: !is_hash(row.payload_hash, &payload_digest(row, &mut self.scratch)),
             group: self.sums.group(row)?,
             meters: Meters::of(row),
             ingested_at: row.ingested_at,

@@ -4,9 +4,10 @@ use schemas::ids::TenantId;
 use schemas::request::ServiceTier;
 
 use super::ReportError;
+use super::invoiced::{Bill, Invoiced, Rounded};
 use super::sums::{Charge, Group, Groups, Meters, Part};
 use crate::contract::{Contract, Contracts};
-use crate::money::{Currency, MONEY_SCALE, Money, MoneyError};
+use crate::money::{Currency, Money, MoneyError};
 use crate::price_book::{PriceBook, PriceVersion};
 use crate::rate::rate;
 use crate::sku::{Meter, Sku};
@@ -23,7 +24,7 @@ pub struct Line {
     /// What was used.
     pub sku: Sku,
     /// Which part of the line this is, if it is not the whole. The parts add up to the line exactly, in
-    /// every amount; those of a price with steps share its amount by quantity.
+    /// every amount; list and contracted ones of a price with steps are shared by quantity.
     pub part: Part,
     /// How much, in the unit of the meter.
     pub quantity: i64,
@@ -37,7 +38,8 @@ pub struct Line {
     pub list: Money,
     /// At the price that holds for the tenant, exact.
     pub contracted: Money,
-    /// `contracted`, rounded once to the minor unit.
+    /// What invoices bill of it, in whole minor units. They round a SKU's month of use as one, so of several
+    /// lines each has what it adds to the rounded sum, and the last the rest.
     pub billed: Money,
 }
 
@@ -60,7 +62,12 @@ pub(crate) struct Rated {
 }
 
 /// Rates every billable group, once for all of its parts.
-pub(crate) fn rated(groups: &Groups, book: &PriceBook, contracts: &Contracts) -> Result<Rated, ReportError> {
+pub(crate) fn rated(
+    groups: &Groups,
+    book: &PriceBook,
+    contracts: &Contracts,
+    invoiced: &Invoiced,
+) -> Result<Rated, ReportError> {
     let mut rated = Rated::default();
     let groups: Vec<_> = groups.iter().collect();
     for parts in groups.chunk_by(|(a, _), (b, _)| a.is_of_line(b)) {
@@ -86,7 +93,85 @@ pub(crate) fn rated(groups: &Groups, book: &PriceBook, contracts: &Contracts) ->
         )
     };
     rated.lines.sort_by_cached_key(key);
+    bill(&mut rated.lines, invoiced)?;
     Ok(rated)
+}
+
+/// Says of every line what invoices bill of it, and adds the lines that only invoices have: where all was
+/// taken back, and the roundings of several invoices do not cancel out.
+fn bill(lines: &mut Vec<Line>, invoiced: &Invoiced) -> Result<(), ReportError> {
+    let money = |tenant: &TenantId, period: &str, source| ReportError::Money {
+        tenant: tenant.to_string(),
+        period: period.to_owned(),
+        source,
+    };
+    let nothing = Bill::default();
+    for lines in lines.chunk_by_mut(Line::is_rounded_with) {
+        let before = Rounded::of(&lines[0]).and_then(|rounded| invoiced.get(&rounded));
+        let shared = share_billed(lines, before.unwrap_or(&nothing));
+        shared.map_err(|source| money(&lines[0].tenant, &lines[0].period, source))?;
+    }
+    let mut left = Vec::new();
+    for (rounded, bill) in invoiced.iter() {
+        let period = rounded.period.to_string();
+        let billed = bill.once_all(Money::ZERO, rounded.currency);
+        let billed = billed.map_err(|source| money(&rounded.tenant, &period, source))?;
+        let of_line = |line: &Line| {
+            (&line.tenant, line.period.as_str(), line.currency, &line.sku).cmp(&(
+                &rounded.tenant,
+                period.as_str(),
+                rounded.currency,
+                &rounded.sku,
+            ))
+        };
+        if let Some(sold) = bill.at.last().filter(|_| billed != Money::ZERO)
+            && let Err(place) = lines.binary_search_by(of_line)
+        {
+            left.push((
+                place,
+                Line {
+                    tenant: rounded.tenant.clone(),
+                    currency: rounded.currency,
+                    sku: rounded.sku.clone(),
+                    part: Part::default(),
+                    quantity: 0,
+                    price_version: sold.price_version.clone(),
+                    contract_version: sold.contract_version.clone(),
+                    negotiated: false,
+                    list: Money::ZERO,
+                    contracted: Money::ZERO,
+                    billed,
+                    period,
+                },
+            ));
+        }
+    }
+    for (place, line) in left.into_iter().rev() {
+        lines.insert(place, line);
+    }
+    Ok(())
+}
+
+fn share_billed(lines: &mut [Line], before: &Bill) -> Result<(), MoneyError> {
+    let contracted = Money::sum(lines.iter().map(|line| line.contracted))?;
+    let (last, others) = lines.split_last_mut().expect("a chunk has a line");
+    let (mut exact, mut rounded) = (Money::ZERO, Money::ZERO);
+    for line in others {
+        exact = exact.plus(line.contracted)?;
+        let up_to = exact.rounded(line.currency)?;
+        line.billed = up_to.minus(rounded)?;
+        rounded = up_to;
+    }
+    last.billed = before.once_all(contracted, last.currency)?.minus(rounded)?;
+    Ok(())
+}
+
+impl Line {
+    /// Whether invoices round both as one.
+    fn is_rounded_with(&self, other: &Line) -> bool {
+        (&self.tenant, &self.period, self.currency, &self.sku)
+            == (&other.tenant, &other.period, other.currency, &other.sku)
+    }
 }
 
 /// What a billable group is rated with.
@@ -154,12 +239,11 @@ impl<'a> Terms<'a> {
                 let shared = Shared::of(&line, &quantities).map_err(money)?;
                 let of_parts = parts.iter().zip(quantities).zip(shared.0);
                 lines.extend(of_parts.filter(|((_, quantity), _)| *quantity != 0).map(
-                    |(((part, _), quantity), [list, contracted, billed])| Line {
+                    |(((part, _), quantity), [list, contracted])| Line {
                         part: part.part.clone(),
                         quantity,
                         list,
                         contracted,
-                        billed,
                         ..line.clone()
                     },
                 ));
@@ -180,7 +264,6 @@ impl<'a> Terms<'a> {
         let Some(contracted) = negotiated.or(list) else {
             return Ok(None);
         };
-        let amount = rate(contracted, quantity)?;
         Ok(Some(Line {
             tenant: group.tenant.clone(),
             period: group.period.clone(),
@@ -192,49 +275,42 @@ impl<'a> Terms<'a> {
             contract_version: self.contract.map(|contract| contract.version.clone()),
             negotiated: negotiated.is_some(),
             list: rate(list.unwrap_or(contracted), quantity)?,
-            contracted: amount,
-            billed: amount.rounded(self.currency)?,
+            contracted: rate(contracted, quantity)?,
+            billed: Money::ZERO,
         }))
     }
 }
 
-/// The amounts of a line's parts: list, contracted and billed.
-struct Shared(Vec<[Money; 3]>);
+/// The amounts of a line's parts: list and contracted.
+struct Shared(Vec<[Money; 2]>);
 
 impl Shared {
-    /// Shares each amount of `line` by quantity, so that the parts add up to it: list and contracted to the
-    /// last of 18 decimals, billed in whole minor units.
+    /// Shares each amount of `line` by quantity, so that the parts add up to it to the last of 18 decimals.
     fn of(line: &Line, quantities: &[i64]) -> Result<Self, MoneyError> {
-        let minor = 10_i128.pow(MONEY_SCALE.saturating_sub(line.currency.minor_digits()));
-        let list = share(line.list, quantities, 1)?;
-        let contracted = share(line.contracted, quantities, 1)?;
-        let billed = share(line.billed, quantities, minor)?;
-        let amounts = list.into_iter().zip(contracted).zip(billed);
+        let list = share(line.list, quantities)?;
+        let contracted = share(line.contracted, quantities)?;
         Ok(Shared(
-            amounts
-                .map(|((list, contracted), billed)| [list, contracted, billed])
-                .collect(),
+            list.into_iter().zip(contracted).map(<[Money; 2]>::from).collect(),
         ))
     }
 }
 
-/// `amount` by `quantities`, each share a multiple of `step` parts: the share of the first n together is
-/// what their quantity earns, rounded down, so that nothing is lost or made. Nothing is shared where the
-/// quantities cancel out, for then nothing was charged.
-fn share(amount: Money, quantities: &[i64], step: i128) -> Result<Vec<Money>, MoneyError> {
+/// `amount` by `quantities`: the share of the first n together is what their quantity earns, rounded down, so
+/// that nothing is lost or made. Nothing is shared where the quantities cancel out, for then nothing was
+/// charged.
+fn share(amount: Money, quantities: &[i64]) -> Result<Vec<Money>, MoneyError> {
     let whole: i128 = quantities.iter().map(|quantity| i128::from(*quantity)).sum();
     if whole == 0 {
         return Ok(vec![Money::ZERO; quantities.len()]);
     }
-    let steps = amount.parts() / step;
-    let (each, rest) = (steps.div_euclid(whole), steps.rem_euclid(whole));
+    let (each, rest) = (amount.parts().div_euclid(whole), amount.parts().rem_euclid(whole));
     let (mut quantity, mut before) = (0, 0);
     let mut earned = |more: &i64| {
         quantity += i128::from(*more);
         // rest < |whole| < 2⁷⁰ and |quantity| < 2⁷⁰; tokens of real parts are far below.
         let product = each.checked_mul(quantity).zip(rest.checked_mul(quantity));
-        let up_to = product.and_then(|(whole_steps, rest)| whole_steps.checked_add(rest.div_euclid(whole)));
-        let parts = up_to.and_then(|up_to| (up_to - std::mem::replace(&mut before, up_to)).checked_mul(step));
+        let up_to = product.and_then(|(whole_parts, rest)| whole_parts.checked_add(rest.div_euclid(whole)));
+        let parts = up_to.map(|up_to| up_to - std::mem::replace(&mut before, up_to));
         Money::from_parts(parts.unwrap_or(i128::MAX))
     };
     quantities.iter().map(&mut earned).collect()

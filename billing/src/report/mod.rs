@@ -6,6 +6,7 @@
 mod table;
 mod sums;
 mod ledger;
+mod invoiced;
 mod lines;
 pub mod usage;
 mod compare;
@@ -23,6 +24,7 @@ use crate::event::RateError;
 use crate::money::MoneyError;
 
 pub use compare::Difference;
+pub use invoiced::Invoiced;
 pub use ledger::{Quarantine, Quarantined};
 pub use lines::{Line, Unrated};
 pub use sums::{By, Meters, Part};

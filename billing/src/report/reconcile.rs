@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemas::ids::{JobId, TenantId};
 use uuid::Uuid;
 
+use super::invoiced::Invoiced;
 use super::ledger::{Quarantine, Quarantined};
 use super::lines::{self, Line, Unrated};
 use super::pairing::{IDS_MAX, Pairing, SHOWN_MAX};
@@ -217,8 +218,9 @@ pub fn reconcile(
     };
     let paired = pairing.all(expected, IDS_MAX)?;
     let explained = pairing.explain(&paired)?;
-    let of_results = lines::rated(&paired.groups, book, contracts)?;
-    let of_ledger = lines::rated(&paired.ledger.groups, book, contracts)?;
+    let nothing = Invoiced::default();
+    let of_results = lines::rated(&paired.groups, book, contracts, &nothing)?;
+    let of_ledger = lines::rated(&paired.ledger.groups, book, contracts, &nothing)?;
     let mut out = Reconciliation {
         results: paired.results,
         events: paired.events,

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use schemas::billing::BillingRow;
 use schemas::{billing as events, result as results};
 
+use super::invoiced::Invoiced;
 use super::ledger;
 use super::pairing::Pairing;
 use super::reconcile::Expected;
@@ -24,7 +25,7 @@ fn batches(rows: &[BillingRow]) -> Vec<RecordBatch> {
 
 fn report(rows: &[BillingRow], ids_max: u64) -> UsageReport {
     let ledger = ledger::read(&InMemory(batches(rows)), ids_max, By::default(), &|_| true).unwrap();
-    from_ledger(ledger, By::default(), &book(), &contracts()).unwrap()
+    from_ledger(ledger, By::default(), &book(), &contracts(), &Invoiced::default()).unwrap()
 }
 
 /// Twenty events of three tenants; some rows come again, and one event has a second payload.

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemas::ids::TenantId;
 use schemas::view::EventView;
 
+use super::invoiced::Invoiced;
 use super::ledger::{self, IDS_MAX, Ledger, Quarantine};
 use super::lines::{Line, Rated, Unrated, rated};
 use super::sums::{By, Charge, Meters};
 use super::{ReportError, Table};
 use crate::contract::Contracts;
 use crate::money::{Currency, Money};
+use crate::period::Period;
 use crate::price_book::PriceBook;
 use crate::sku::Meter;
 
@@ -32,6 +34,11 @@ impl Filter {
             .is_none_or(|tenant| tenant.as_str() == row.tenant_id)
             && self.period.as_ref().is_none_or(|period| *period == row.usage_period)
     }
+
+    pub(crate) fn is_about(&self, tenant: &TenantId, period: Period) -> bool {
+        self.tenant.as_ref().is_none_or(|asked| asked == tenant)
+            && self.period.as_ref().is_none_or(|asked| *asked == period.to_string())
+    }
 }
 
 /// One tenant, month and currency.
@@ -51,7 +58,7 @@ pub struct Total {
     pub list: Money,
     /// At the tenant's prices, exact.
     pub contracted: Money,
-    /// Sum of the rounded lines.
+    /// What invoices bill of it: the sum of the lines.
     pub billed: Money,
 }
 
@@ -90,15 +97,16 @@ pub struct UsageReport {
     pub sources: Sources,
 }
 
-/// Makes the report from `billing_events`.
+/// Makes the report from `billing_events`; `invoiced` has what closed months billed of what `filter` takes.
 pub fn usage(
     events: &dyn Table,
     book: &PriceBook,
     contracts: &Contracts,
+    invoiced: &Invoiced,
     filter: &Filter,
 ) -> Result<UsageReport, ReportError> {
     let ledger = ledger::read(events, IDS_MAX, filter.by, &|row| filter.takes(row))?;
-    from_ledger(ledger, filter.by, book, contracts)
+    from_ledger(ledger, filter.by, book, contracts, invoiced)
 }
 
 pub(crate) fn from_ledger(
@@ -106,8 +114,9 @@ pub(crate) fn from_ledger(
     by: By,
     book: &PriceBook,
     contracts: &Contracts,
+    invoiced: &Invoiced,
 ) -> Result<UsageReport, ReportError> {
-    let Rated { lines, mut unrated } = rated(&ledger.groups, book, contracts)?;
+    let Rated { lines, mut unrated } = rated(&ledger.groups, book, contracts, invoiced)?;
     if let Some(Unrated { tenant, period, what }) = unrated.pop() {
         return Err(ReportError::Terms {
             tenant: tenant.to_string(),

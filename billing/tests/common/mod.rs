@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub(crate) mod closing;
+
 use billing::contract::Contracts;
 use billing::event::usage_row;
 use billing::price_book::PriceBook;

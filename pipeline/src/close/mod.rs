@@ -13,9 +13,12 @@ pub mod verify;
 
 use std::collections::BTreeMap;
 
+use billing::close::CloseError;
 use billing::close::manifest::{ClosedFile, FORMAT, Lock, Manifest, Previous, Stage};
 use billing::invoice::{CreditState, Invoice};
 use billing::period::Period;
+use billing::report::Invoiced;
+use billing::report::usage::Filter;
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 
@@ -96,7 +99,7 @@ pub enum PeriodError {
         /// The month.
         period: Period,
         /// Why.
-        source: billing::close::CloseError,
+        source: CloseError,
     },
 }
 
@@ -209,6 +212,28 @@ impl Periods {
         };
         let bytes = self.closed_file(period, &manifest, INVOICES).await?;
         Ok(self.objects.lines(&name(period, INVOICES), &bytes)?)
+    }
+
+    /// What closed months billed of what `filter` takes.
+    ///
+    /// # Errors
+    /// As [`Periods::invoices`].
+    pub async fn invoiced(&self, filter: &Filter) -> Result<Invoiced, PeriodError> {
+        let mut invoiced = Invoiced::default();
+        let asked = filter.period.as_ref().and_then(|period| period.parse::<Period>().ok());
+        // No month bills a later one's use.
+        for period in self.closed().await?.into_keys().filter(|period| asked <= Some(*period)) {
+            for invoice in self.invoices(period).await? {
+                invoiced.add(&invoice, filter).map_err(|source| PeriodError::Close {
+                    period,
+                    source: CloseError::Money {
+                        tenant: invoice.tenant_id.clone(),
+                        source,
+                    },
+                })?;
+            }
+        }
+        Ok(invoiced)
     }
 
     /// Which months have files.

@@ -10,12 +10,15 @@ pub mod file;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use billing::correct::{CorrectError, Correction, new_rows, rows};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use schemas::billing::{BillingRow, from_batch};
 use schemas::columns::ReadError;
 use schemas::ids::Position;
+use schemas::view::EventColumns;
 use uuid::Uuid;
 
 use crate::chunk::PartitionId;
@@ -129,7 +132,7 @@ async fn plan(tables: &Tables, asked: &[Correction], now: Timestamp) -> Result<D
     let (mut originals, mut corrected) = (BTreeMap::new(), Vec::new());
     let mut batches = tables.scan(Table::BillingEvents, &[], None).await?;
     while let Some(batch) = batches.try_next().await? {
-        for row in from_batch(&batch).map_err(|source| CorrectionsError::Row { source })? {
+        for row in of_events(&batch, &wanted)? {
             if row.corrects_event_id.is_some_and(|id| wanted.contains(&id)) {
                 corrected.push(row);
             } else if wanted.contains(&row.event_id) {
@@ -159,6 +162,21 @@ async fn plan(tables: &Tables, asked: &[Correction], now: Timestamp) -> Result<D
     } else {
         Err(CorrectionsError::Refused(problems))
     }
+}
+
+/// The rows of these events, and those that correct them.
+fn of_events(batch: &RecordBatch, events: &BTreeSet<Uuid>) -> Result<Vec<BillingRow>, CorrectionsError> {
+    let failed = |source| CorrectionsError::Row { source };
+    let columns = EventColumns::of(batch).map_err(failed)?;
+    let mut wanted = Vec::with_capacity(batch.num_rows());
+    for row in 0..batch.num_rows() {
+        let event = columns.view(row).map_err(failed)?;
+        let corrects = event.corrects_event_id;
+        wanted.push(events.contains(&event.event_id) || corrects.is_some_and(|id| events.contains(&id)));
+    }
+    let rows = filter_record_batch(batch, &BooleanArray::from(wanted));
+    let rows = rows.expect("the filter has the length of its batch");
+    from_batch(&rows).map_err(failed)
 }
 
 /// Of several rows with one id the one that counts: ingested first, as every report has it.

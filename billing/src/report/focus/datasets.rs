@@ -6,7 +6,6 @@ use crate::invoice::{Invoice, LineKind};
 use crate::money::Money;
 use crate::period::Period;
 use crate::report::sheet::{Cell, Column, Kind, Sheet, column};
-use crate::report::usage::UsageReport;
 
 const INVOICE_DETAIL: [Column; 18] = [
     column("BilledCost", Kind::Exact),
@@ -97,10 +96,9 @@ fn detail(
     ]
 }
 
-/// Billing Period: a row for each month of the report.
-pub fn billing_periods<'a>(report: &UsageReport, issuer: &'a Issuer) -> Sheet<'a> {
-    let open = report.totals.iter().filter_map(|total| total.period.parse().ok());
-    let mut periods: Vec<Period> = open.chain(issuer.closed.keys().copied()).collect();
+/// Billing Period: a row for each closed month, and for each of these others.
+pub fn billing_periods(open: impl IntoIterator<Item = Period>, issuer: &Issuer) -> Sheet<'_> {
+    let mut periods: Vec<Period> = open.into_iter().chain(issuer.closed.keys().copied()).collect();
     periods.sort_unstable();
     periods.dedup();
     let rows = periods.into_iter().map(|period| {

@@ -1,6 +1,6 @@
 //! FOCUS files (FinOps Open Cost and Usage Specification), versions 1.2 and 1.4.
 //!
-//! A closed month is told from its invoices, which never change; an open one from the rated lines so far,
+//! A closed month is told from its invoices, which never change; an open one from what no invoice bills yet,
 //! without `InvoiceId`. A row of usage is what one step of a price sold, so that its unit prices times its
 //! quantity are its costs to the last digit. Costs are not rounded; one `Adjustment` row per invoice makes
 //! the sum of `BilledCost` what is payable.
@@ -9,19 +9,20 @@ mod charge;
 mod columns;
 mod datasets;
 mod rows;
+mod unbilled;
 
 use std::collections::BTreeMap;
 
 use self::columns::{V1_2, V1_4, Version};
 use super::ReportError;
 use super::sheet::Sheet;
-use super::usage::UsageReport;
 use crate::contract::Contracts;
 use crate::invoice::Invoice;
 use crate::period::Period;
 use crate::price_book::PriceBook;
 
 pub use self::datasets::{billing_periods, invoice_details};
+pub use self::unbilled::Unbilled;
 
 /// Which version of the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +42,11 @@ pub struct Issuer {
     pub closed: BTreeMap<Period, Vec<Invoice>>,
 }
 
-/// The Cost and Usage dataset: the report's lines of open months, and the invoices of closed ones. The report
-/// must not tell parts of lines apart.
+/// The Cost and Usage dataset: the invoices of closed months, and what is not billed yet.
 pub fn cost_and_usage<'a>(
-    report: &UsageReport,
-    version: FocusVersion,
     issuer: &'a Issuer,
+    unbilled: Option<&Unbilled<'_>>,
+    version: FocusVersion,
     book: &PriceBook,
     contracts: &Contracts,
 ) -> Result<Sheet<'a>, ReportError> {
@@ -54,7 +54,7 @@ pub fn cost_and_usage<'a>(
         FocusVersion::V1_2 => &V1_2,
         FocusVersion::V1_4 => &V1_4,
     };
-    let rows = rows::rows(report, issuer, book, contracts)?;
+    let rows = rows::rows(issuer, unbilled, book, contracts)?;
     Ok(Sheet {
         name: "CostAndUsage",
         columns: version.columns,

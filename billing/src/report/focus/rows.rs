@@ -1,18 +1,15 @@
 //! The rows of Cost and Usage, before they are cut into a version's columns.
 
-use std::collections::BTreeMap;
-
 use schemas::ids::TenantId;
 
-use super::Issuer;
 use super::charge::{Charge, Sold, charges};
+use super::{Issuer, Unbilled};
 use crate::contract::Contracts;
 use crate::invoice::{Invoice, InvoiceLine, LineKind};
 use crate::money::{Currency, Money, MoneyError};
 use crate::period::Period;
 use crate::price_book::PriceBook;
 use crate::report::ReportError;
-use crate::report::usage::UsageReport;
 use crate::sku::Sku;
 
 /// One row.
@@ -56,8 +53,8 @@ pub(super) enum RowKind {
 
 /// Every row, those of closed months first.
 pub(super) fn rows(
-    report: &UsageReport,
     issuer: &Issuer,
+    unbilled: Option<&Unbilled<'_>>,
     book: &PriceBook,
     contracts: &Contracts,
 ) -> Result<Vec<Row>, ReportError> {
@@ -66,54 +63,8 @@ pub(super) fn rows(
         let made = of_invoice(invoice, book, contracts, &mut rows);
         made.map_err(|source| money(&invoice.tenant_id, invoice.period, source))?;
     }
-    let mut rounding: BTreeMap<(TenantId, Period, Currency), Money> = BTreeMap::new();
-    for line in &report.lines {
-        let period: Period = line.period.parse().map_err(|_| ReportError::Period {
-            tenant: line.tenant.to_string(),
-            period: line.period.clone(),
-        })?;
-        if issuer.closed.contains_key(&period) {
-            continue;
-        }
-        let failed = |source| money(&line.tenant, period, source);
-        let sold = Sold {
-            tenant: &line.tenant,
-            sku: &line.sku,
-            currency: line.currency,
-            price_version: &line.price_version,
-            contract_version: line.contract_version.as_deref(),
-            quantity: line.quantity,
-            list: line.list,
-            contracted: line.contracted,
-        };
-        let row = |kind| Row {
-            tenant: line.tenant.clone(),
-            currency: line.currency,
-            billed_in: period,
-            charged_for: period,
-            invoice: None,
-            kind,
-        };
-        let charges = charges(&sold, book, contracts).map_err(failed)?;
-        rows.extend(charges.into_iter().map(|charge| row(usage(&sold, book, charge))));
-        let sum = rounding
-            .entry((line.tenant.clone(), period, line.currency))
-            .or_default();
-        *sum = line
-            .billed
-            .minus(line.contracted)
-            .and_then(|change| sum.plus(change))
-            .map_err(failed)?;
-    }
-    for ((tenant, period, currency), amount) in rounding.into_iter().filter(|(_, amount)| *amount != Money::ZERO) {
-        rows.push(Row {
-            tenant,
-            currency,
-            billed_in: period,
-            charged_for: period,
-            invoice: None,
-            kind: adjustment(amount),
-        });
+    if let Some(unbilled) = unbilled {
+        unbilled.rows(book, contracts, &mut rows)?;
     }
     Ok(rows)
 }
@@ -157,13 +108,7 @@ fn of_invoice(
                 }
                 continue;
             }
-            let kind = RowKind::Correction {
-                sku: sku.clone(),
-                quantity: part.quantity,
-                list: part.list,
-                contracted: part.contracted,
-            };
-            add(line.charge_period, detail(), kind);
+            add(line.charge_period, detail(), RowKind::correction(&sold));
         }
     }
     if invoice.tax != Money::ZERO {
@@ -181,7 +126,18 @@ fn of_invoice(
     Ok(())
 }
 
-fn usage(sold: &Sold<'_>, book: &PriceBook, charge: Charge) -> RowKind {
+impl RowKind {
+    pub(super) fn correction(sold: &Sold<'_>) -> Self {
+        RowKind::Correction {
+            sku: sold.sku.clone(),
+            quantity: sold.quantity,
+            list: sold.list,
+            contracted: sold.contracted,
+        }
+    }
+}
+
+pub(super) fn usage(sold: &Sold<'_>, book: &PriceBook, charge: Charge) -> RowKind {
     RowKind::Usage {
         sku: sold.sku.clone(),
         price_book: book.id.clone(),
@@ -203,7 +159,7 @@ fn other(line: &InvoiceLine) -> RowKind {
     }
 }
 
-fn adjustment(amount: Money) -> RowKind {
+pub(super) fn adjustment(amount: Money) -> RowKind {
     RowKind::Other {
         category: "Adjustment",
         description: "Rounding of invoice lines to the minor unit of the currency".to_owned(),
@@ -211,7 +167,7 @@ fn adjustment(amount: Money) -> RowKind {
     }
 }
 
-fn money(tenant: &TenantId, period: Period, source: MoneyError) -> ReportError {
+pub(super) fn money(tenant: &TenantId, period: Period, source: MoneyError) -> ReportError {
     ReportError::Money {
         tenant: tenant.to_string(),
         period: period.to_string(),

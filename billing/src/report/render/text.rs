@@ -14,6 +14,9 @@ use crate::report::sums::Meters;
 use crate::report::usage::{Sources, Total, UsageReport};
 use crate::sku::Meter;
 
+/// Most rows of a table: nobody reads more on a terminal, and each is laid out in memory.
+const ROWS_MAX: usize = 5_000;
+
 /// The usage report for a terminal: lines, totals, and what to know about them.
 pub fn usage_table(report: &UsageReport) -> String {
     let By { day, project, region } = report.by;
@@ -28,7 +31,7 @@ pub fn usage_table(report: &UsageReport) -> String {
         &["quantity", "list", "contracted", "billed"],
         &["", "price"],
     );
-    for line in &report.lines {
+    for line in report.lines.iter().take(ROWS_MAX) {
         let mut row = texts([line.tenant.as_str(), &line.period]);
         row.extend(line.part.day.map(Cell::new));
         row.extend(line.part.project.iter().chain(&line.part.region).map(Cell::new));
@@ -57,16 +60,29 @@ pub fn usage_table(report: &UsageReport) -> String {
         ],
         &[""],
     );
-    for total in &report.totals {
+    for total in report.totals.iter().take(ROWS_MAX) {
         totals.add_row(total_row(total));
     }
     let mut out = String::new();
     if !report.lines.is_empty() {
-        let _ = writeln!(out, "Usage by tenant, month and SKU\n{lines}\n");
+        let more = more(report.lines.len());
+        let _ = writeln!(out, "Usage by tenant, month and SKU\n{lines}\n{more}");
     }
-    let _ = writeln!(out, "Totals by tenant and month\n{totals}");
+    let more = more(report.totals.len());
+    let _ = writeln!(out, "Totals by tenant and month\n{totals}{more}");
     out.push_str(&usage_notes(report));
     out
+}
+
+/// What is said below a table that would have so many rows.
+fn more(rows: usize) -> String {
+    match rows.saturating_sub(ROWS_MAX) {
+        0 => String::new(),
+        more => format!(
+            "\n{} more rows are not shown; ask for one month or tenant, or write CSV\n",
+            grouped(more)
+        ),
+    }
 }
 
 /// The reconciliation for a terminal, the verdict last.

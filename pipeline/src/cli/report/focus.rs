@@ -1,13 +1,18 @@
 //! `bitnet report focus`: files of the FinOps Open Cost and Usage Specification.
 
-use billing::report::focus::{FocusVersion, Issuer, billing_periods, cost_and_usage, invoice_details};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use billing::period::Period;
+use billing::report::focus::{FocusVersion, Issuer, Unbilled, billing_periods, cost_and_usage, invoice_details};
 use billing::report::render;
 use billing::report::usage::Filter;
 use clap::{Args, ValueEnum};
 use schemas::ids::TenantId;
 
 use super::output::{RowFormat, Target};
-use super::usage::{month, usage_report};
+use super::pinned::Pinned;
+use super::usage::usage_report;
 use crate::cli::Failure;
 use crate::close::Periods;
 use crate::prices::Prices;
@@ -24,8 +29,8 @@ pub struct Focus {
     #[arg(long, value_enum, default_value_t = Dataset::CostAndUsage)]
     dataset: Dataset,
     /// Only this month (UTC), e.g. 2026-11
-    #[arg(long, value_name = "YYYY-MM", value_parser = month)]
-    month: Option<String>,
+    #[arg(long, value_name = "YYYY-MM")]
+    month: Option<Period>,
     /// Only this tenant
     #[arg(long)]
     tenant: Option<TenantId>,
@@ -61,42 +66,70 @@ enum Dataset {
 
 impl Focus {
     pub(super) async fn run(&self, settings: &Settings) -> Result<(), Failure> {
+        let periods = Periods::new(Store::open(&settings.store.uri)?);
+        let closed: Vec<Period> = periods.closed().await?.into_keys().collect();
+        let mut issuer = Issuer {
+            name: self.issuer.clone(),
+            closed: BTreeMap::new(),
+        };
+        for period in closed.iter().filter(|period| self.asks_for(**period)) {
+            let mut invoices = periods.invoices(*period).await?;
+            invoices.retain(|invoice| self.tenant.as_ref().is_none_or(|tenant| *tenant == invoice.tenant_id));
+            issuer.closed.insert(*period, invoices);
+        }
+        match self.dataset {
+            Dataset::InvoiceDetail => self.target.rows(invoice_details(&issuer), self.format, &[]),
+            Dataset::BillingPeriod => {
+                let pinned = Pinned::open(settings).await?;
+                let open = pinned
+                    .months()
+                    .filter(|period| !closed.contains(period) && self.asks_for(*period));
+                self.target.rows(billing_periods(open, &issuer), self.format, &[])
+            }
+            Dataset::CostAndUsage => {
+                self.cost_and_usage(settings, &periods, &issuer, closed.last().copied())
+                    .await
+            }
+        }
+    }
+
+    async fn cost_and_usage(
+        &self,
+        settings: &Settings,
+        periods: &Periods,
+        issuer: &Issuer,
+        closed_through: Option<Period>,
+    ) -> Result<(), Failure> {
         let prices = Prices::load(&settings.billing)?;
-        let issuer = self.issuer(settings).await?;
+        let version = match self.spec {
+            Version::V1_2 => FocusVersion::V1_2,
+            Version::V1_4 => FocusVersion::V1_4,
+        };
+        if self.month.is_some() && self.month <= closed_through {
+            // Closed: its invoices say it all.
+            let sheet = cost_and_usage(issuer, None, version, &prices.book, &prices.contracts)?;
+            return self.target.rows(sheet, self.format, &[]);
+        }
+        // The first open month bills what came late to closed ones, too.
+        let later = |month: &Period| closed_through.is_some_and(|closed| *month > closed.next());
         let filter = Filter {
             tenant: self.tenant.clone(),
-            period: self.month.clone(),
+            period: self.month.filter(later).map(|month| month.to_string()),
             ..Filter::default()
         };
-        let report = usage_report(settings, filter).await?;
-        let sheet = match self.dataset {
-            Dataset::InvoiceDetail => invoice_details(&issuer),
-            Dataset::BillingPeriod => billing_periods(&report, &issuer),
-            Dataset::CostAndUsage => {
-                let version = match self.spec {
-                    Version::V1_2 => FocusVersion::V1_2,
-                    Version::V1_4 => FocusVersion::V1_4,
-                };
-                cost_and_usage(&report, version, &issuer, &prices.book, &prices.contracts)?
-            }
+        let invoiced = Arc::new(periods.invoiced(&filter).await?);
+        let report = usage_report(settings, filter, invoiced.clone()).await?;
+        let unbilled = Unbilled {
+            report: &report,
+            invoiced: &invoiced,
+            closed_through,
+            month: self.month,
         };
+        let sheet = cost_and_usage(issuer, Some(&unbilled), version, &prices.book, &prices.contracts)?;
         self.target.rows(sheet, self.format, &render::notes(&report))
     }
 
-    /// The invoices that the command line asks for.
-    async fn issuer(&self, settings: &Settings) -> Result<Issuer, Failure> {
-        let periods = Periods::new(Store::open(&settings.store.uri)?);
-        let mut issuer = Issuer {
-            name: self.issuer.clone(),
-            closed: Default::default(),
-        };
-        for period in periods.closed().await?.into_keys() {
-            if self.month.as_ref().is_none_or(|month| *month == period.to_string()) {
-                let mut invoices = periods.invoices(period).await?;
-                invoices.retain(|invoice| self.tenant.as_ref().is_none_or(|tenant| *tenant == invoice.tenant_id));
-                issuer.closed.insert(period, invoices);
-            }
-        }
-        Ok(issuer)
+    fn asks_for(&self, period: Period) -> bool {
+        self.month.is_none_or(|month| month == period)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use billing::money::Currency;
 use billing::period::Period;
@@ -64,14 +65,12 @@ impl Kpi {
             region: true,
             ..By::default()
         };
-        let report = usage_report(
-            settings,
-            Filter {
-                by,
-                ..Filter::default()
-            },
-        )
-        .await?;
+        let filter = Filter {
+            by,
+            ..Filter::default()
+        };
+        // The figures are of contracted amounts, which no invoice changes.
+        let report = usage_report(settings, filter, Arc::default()).await?;
         let figures = kpi(
             &report,
             self.month,

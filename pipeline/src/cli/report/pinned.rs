@@ -1,7 +1,9 @@
 //! Both tables as they are at one moment, to be read as often as a report wants.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use billing::period::Period;
 use billing::report::{Batches, BoxError};
 use futures::StreamExt;
 use tokio::runtime::Handle;
@@ -49,6 +51,12 @@ impl Pinned {
             look += 1;
             sleep(BETWEEN_LOOKS).await;
         }
+    }
+
+    /// The months of which `billing_events` has rows.
+    pub(super) fn months(&self) -> impl Iterator<Item = Period> {
+        let months = self.events.iter().filter_map(|file| file.partition_value.parse().ok());
+        months.collect::<BTreeSet<Period>>().into_iter()
     }
 
     /// `results`, to be read outside the runtime.

@@ -1,17 +1,20 @@
 //! `bitnet report usage`: what each tenant used and what that costs.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use billing::report::usage::{Filter, UsageReport, usage};
-use billing::report::{By, render};
+use billing::report::{By, Invoiced, render};
 use clap::{Args, ValueEnum};
 use schemas::ids::TenantId;
 
 use super::output::{RowFormat, Target, internal};
 use super::pinned::Pinned;
 use crate::cli::Failure;
+use crate::close::Periods;
 use crate::prices::Prices;
 use crate::settings::Settings;
+use crate::store::Store;
 
 /// `bitnet report usage`.
 #[derive(Debug, Args)]
@@ -76,7 +79,7 @@ impl Usage {
                 day: asked(Part::Day) || one_month,
             },
         };
-        let report = usage_report(settings, filter).await?;
+        let report = billed_usage(settings, filter).await?;
         let [lines, totals] = render::usage_sheets(&report);
         let notes = render::notes(&report);
         match self.format {
@@ -103,14 +106,28 @@ impl Usage {
 
 /// Everybody's usage, as a table on standard output.
 pub(in crate::cli) async fn print_usage(settings: &Settings) -> Result<(), Failure> {
-    let report = usage_report(settings, Filter::default()).await?;
+    let report = billed_usage(settings, Filter::default()).await?;
     write!(io::stdout(), "{}", render::usage_table(&report))?;
     Ok(())
 }
 
-pub(super) async fn usage_report(settings: &Settings, filter: Filter) -> Result<UsageReport, Failure> {
+async fn billed_usage(settings: &Settings, filter: Filter) -> Result<UsageReport, Failure> {
+    let periods = Periods::new(Store::open(&settings.store.uri)?);
+    let invoiced = periods.invoiced(&filter).await?;
+    usage_report(settings, filter, Arc::new(invoiced)).await
+}
+
+/// Usage with what is billed of it; where nothing is `invoiced`, with what the next invoice would bill.
+pub(super) async fn usage_report(
+    settings: &Settings,
+    filter: Filter,
+    invoiced: Arc<Invoiced>,
+) -> Result<UsageReport, Failure> {
     let prices = Prices::load(&settings.billing)?;
     let pinned = Pinned::open(settings).await?;
-    let report = tokio::task::spawn_blocking(move || usage(&pinned.events(), &prices.book, &prices.contracts, &filter));
+    let report = tokio::task::spawn_blocking(move || {
+        let Prices { book, contracts, .. } = &prices;
+        usage(&pinned.events(), book, contracts, &invoiced, &filter)
+    });
     Ok(report.await.map_err(internal)??)
 }
