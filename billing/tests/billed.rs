@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use bigdecimal::BigDecimal;
+use bigdecimal::num_bigint::Sign;
 use billing::correct::{Change, Correction, rows as correction_rows};
 use billing::invoice::{CreditState, Invoice};
 use billing::money::Money;
@@ -101,7 +102,7 @@ fn by_focus(unbilled: &Unbilled<'_>) -> BTreeMap<[String; 3], BigDecimal> {
         let key = ["BillingAccountId", "BillingCurrency", "BillingPeriodStart"].map(|column| row[column].clone());
         *sums.entry(key).or_default() += row["BilledCost"].parse::<BigDecimal>().unwrap();
     }
-    sums.retain(|_, sum| *sum != BigDecimal::from(0));
+    sums.retain(|_, sum| sum.sign() != Sign::NoSign);
     sums
 }
 
