@@ -86,7 +86,8 @@ pub enum Event {
     FirstToken(JobId),
     /// The job is done and forgotten.
     Finished(JobId, Completion),
-    /// The answer cannot be finished: its constraint became too complex on the way. The job is forgotten.
+    /// The answer cannot be finished: its constraint became too complex on the way, or the tokenizer cannot write its
+    /// text. The job is forgotten.
     Failed(JobId, RequestError),
 }
 

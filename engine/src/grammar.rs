@@ -5,6 +5,7 @@
 //! a model meets its first constraint.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
@@ -12,6 +13,7 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, SimpleVob, T
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use crate::guard::{Panicked, guard};
 use crate::tokenizer::Tokenizer;
 
 /// Longest token that an answer under a constraint may use; the trie takes up to 1,024.
@@ -20,6 +22,8 @@ const TOKEN_LEN_MAX: usize = 256;
 const COMPILED_MAX: usize = 16;
 /// Longest explanation of a refusal, in characters.
 const ERROR_CHARS_MAX: usize = 300;
+/// What is said where the library panics.
+const UNCOMPILED: &str = "it is of a form that cannot be compiled";
 
 /// What an answer must look like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +60,10 @@ pub(crate) struct Tokens<'a> {
 impl Grammars {
     /// A fresh start through a constraint. The error says why it cannot be followed.
     pub(crate) fn start(&self, tokens: Tokens<'_>, constraint: &Arc<Constraint>) -> Result<Grammar, String> {
+        guard(|| self.start_unguarded(tokens, constraint)).unwrap_or_else(|Panicked| Err(UNCOMPILED.to_owned()))
+    }
+
+    fn start_unguarded(&self, tokens: Tokens<'_>, constraint: &Arc<Constraint>) -> Result<Grammar, String> {
         // Nothing is half-done under this lock, so what another thread's panic left is whole.
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, matcher)) = compiled.iter().find(|(known, _)| known == constraint) {
@@ -102,10 +110,7 @@ impl Constraint {
 impl Grammar {
     /// The tokens that may come next, those that end the text among them where it may end.
     pub(crate) fn allowed(&mut self) -> Result<SimpleVob, String> {
-        let mask = self
-            .matcher
-            .compute_mask_or_eos()
-            .map_err(|error| brief(&error.to_string()))?;
+        let mask = call(|| self.matcher.compute_mask_or_eos())?;
         if mask.is_zero() {
             return Err("no token of the model can continue it".to_owned());
         }
@@ -114,10 +119,16 @@ impl Grammar {
 
     /// Goes on by one token. True if the text is complete and cannot go on.
     pub(crate) fn advance(&mut self, token: u32) -> Result<bool, String> {
-        self.matcher
-            .consume_token(token)
-            .map_err(|error| brief(&error.to_string()))?;
+        call(|| self.matcher.consume_token(token))?;
         Ok(self.matcher.is_stopped())
+    }
+}
+
+/// Calls the library on the way through a constraint.
+fn call<T, E: Display>(library: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match guard(library) {
+        Ok(returned) => returned.map_err(|error| brief(&error.to_string())),
+        Err(Panicked) => Err(UNCOMPILED.to_owned()),
     }
 }
 
@@ -160,10 +171,10 @@ fn word(tokenizer: &Tokenizer, token: u32) -> Vec<u8> {
     }
 }
 
-/// The first line of an error. Where the library panicked, which it catches itself, that line is of no use.
+/// The first line of an error. Where the library panicked and caught that itself, the line is of no use.
 fn brief(error: &str) -> String {
     if error.starts_with("panic") {
-        return "it is of a form that cannot be compiled".to_owned();
+        return UNCOMPILED.to_owned();
     }
     error
         .lines()

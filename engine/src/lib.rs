@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod guard;
 mod model;
 mod tokenizer;
 mod template;
@@ -28,6 +29,7 @@ mod completion;
 
 pub use crate::completion::{Completion, FinishReason, Usage};
 pub use crate::engine::{Engine, EngineError, EngineSettings, Event, StepReport};
+pub use crate::guard::is_guarded;
 pub use crate::job::{Endpoint, Job, JobId, Priority, RequestError};
 pub use crate::model::{
     ConvertError, Footprint, LoadError, LoadOptions, Model, ModelInfo, Products, Shape, convert, inspect,

@@ -36,7 +36,7 @@ struct Writing {
     /// Where the text is in its constraint; none before the first token, and where there is no constraint.
     grammar: Option<Grammar>,
     finish: Option<FinishReason>,
-    failure: Option<String>,
+    failure: Option<RequestError>,
 }
 
 /// Choices being scored, one after another behind the same prompt.
@@ -172,7 +172,7 @@ impl Sequence {
     /// The answer of a job that is done.
     ///
     /// # Errors
-    /// Its constraint could not be followed to the end.
+    /// Its constraint could not be followed to the end, or the tokenizer could not write its text.
     pub(crate) fn complete(self, model: &Model) -> Result<Completion, RequestError> {
         let empty = Completion {
             finish_reason: FinishReason::Stop,
@@ -237,7 +237,7 @@ impl Writing {
         let (token, complete) = match self.draw(model, sampler, logits, prompt, answer) {
             Ok(drawn) => drawn,
             Err(error) => {
-                self.failure = Some(error);
+                self.failure = Some(constraint_failed(&error));
                 return None;
             }
         };
@@ -252,10 +252,14 @@ impl Writing {
             return Some(token);
         }
         let shown = self.text.text().len();
-        self.text.push(model.tokenizer(), token);
         let last = answer.len() + 1 == self.task.tokens_max;
+        let mut added = self.text.push(model.tokenizer(), token);
         if last {
-            self.text.flush(model.tokenizer());
+            added = added.and_then(|()| self.text.flush(model.tokenizer()));
+        }
+        if let Err(error) = added {
+            self.failure = Some(text_failed(&error));
+            return Some(token);
         }
         if self.text.cut_at_stop(&self.task.stop, shown) || complete {
             self.finish = Some(FinishReason::Stop);
@@ -306,7 +310,11 @@ impl Writing {
     fn next(&mut self, model: &Model) -> bool {
         if self.finish == Some(FinishReason::Stop) {
             let shown = self.text.text().len();
-            self.text.flush(model.tokenizer()); // nothing, where a stop string has cut the text
+            // Nothing, where a stop string has cut the text.
+            if let Err(error) = self.text.flush(model.tokenizer()) {
+                self.failure = Some(text_failed(&error));
+                return false;
+            }
             self.text.cut_at_stop(&self.task.stop, shown);
         }
         let logprobs = std::mem::take(&mut self.logprobs);
@@ -322,12 +330,7 @@ impl Writing {
 
     fn complete(self, model: &Model, first: u32, empty: Completion) -> Result<Completion, RequestError> {
         if let Some(error) = self.failure {
-            let message = format!("the answer cannot be held to its constraint any further: {error}; simplify it");
-            return Err(RequestError {
-                code: "constraint_too_complex",
-                message,
-                param: None,
-            });
+            return Err(error);
         }
         let mut choices = self.done;
         if let Some(echo) = &self.task.echo {
@@ -417,6 +420,22 @@ impl Scoring {
             detail,
             ..empty
         }
+    }
+}
+
+fn constraint_failed(error: &str) -> RequestError {
+    RequestError {
+        code: "constraint_too_complex",
+        message: format!("the answer cannot be held to its constraint any further: {error}; simplify it"),
+        param: None,
+    }
+}
+
+fn text_failed(error: &str) -> RequestError {
+    RequestError {
+        code: "tokenizer_failed",
+        message: format!("the answer's tokens cannot be turned into text: {error}; mend the model's tokenizer.json"),
+        param: None,
     }
 }
 

@@ -11,6 +11,7 @@ use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 
+use crate::guard::{Panicked, guard};
 use crate::model::{LoadError, TextFile, TokenizerFiles};
 
 const NAME: &str = "chat_template";
@@ -115,8 +116,8 @@ impl ChatTemplate {
         environment.add_filter("tojson", to_json);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", move |format: &str| strftime(date, format));
-        let compiled = environment.add_template_owned(NAME, source);
-        compiled.map_err(|error| LoadError::invalid(path, format!("chat template: {error:#}")))?;
+        let compiled = call(|| environment.add_template_owned(NAME, source));
+        compiled.map_err(|error| LoadError::invalid(path, format!("chat template: {error}")))?;
         Ok(ChatTemplate { environment, special })
     }
 
@@ -134,8 +135,7 @@ impl ChatTemplate {
             bos_token => text(bos_token), eos_token => text(eos_token),
             pad_token => text(pad_token), unk_token => text(unk_token),
         };
-        let template = self.environment.get_template(NAME).map_err(|error| error.to_string())?;
-        template.render(context).map_err(|error| error.to_string())
+        call(|| self.environment.get_template(NAME)?.render(context))
     }
 }
 
@@ -156,6 +156,14 @@ impl Token {
         match self {
             Token::Text(text) | Token::Object { content: text } => Value::from(text.as_str()),
         }
+    }
+}
+
+/// Calls the library. The error is one line.
+fn call<T>(library: impl FnOnce() -> Result<T, Error>) -> Result<T, String> {
+    match guard(library) {
+        Ok(returned) => returned.map_err(|error| error.to_string()),
+        Err(Panicked) => Err("it made the library panic; simplify it".to_owned()),
     }
 }
 

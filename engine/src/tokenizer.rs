@@ -3,11 +3,10 @@
 //! Tokens are not whole characters, so [`Detokenizer`] holds text back until the bytes of a character are complete,
 //! and looks for stop strings in the text rather than in the tokens.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use tokenizers::DecoderWrapper;
 
 use crate::completion::TokenBytes;
+use crate::guard::{Panicked, guard};
 use crate::model::{LoadError, TextFile};
 
 /// What a decoder writes for bytes that are not yet a character.
@@ -40,7 +39,7 @@ impl Tokenizer {
         // Not left to the library, which panics on what is not JSON, and on strings that are not UTF-8.
         let json: Result<serde_json::Value, _> = serde_json::from_slice(bytes);
         json.map_err(|error| LoadError::invalid(path, error.to_string()))?;
-        let mut inner = guard(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(invalid)?;
+        let mut inner = call(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(invalid)?;
         inner.with_truncation(None).map_err(invalid)?;
         inner.with_padding(None);
         let token_bytes_max = inner.get_vocab(true).keys().map(String::len).max().unwrap_or(0);
@@ -58,7 +57,7 @@ impl Tokenizer {
 
     /// Tokens of a text; `special` adds those that the tokenizer puts around every text, such as the one that begins it.
     pub(crate) fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, String> {
-        let encoding = guard(|| self.inner.encode_fast(text, special)).map_err(|error| error.to_string())?;
+        let encoding = call(|| self.inner.encode_fast(text, special)).map_err(|error| error.to_string())?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -68,8 +67,11 @@ impl Tokenizer {
     }
 
     /// The text of tokens, without special ones. Tokens that the tokenizer does not know are skipped.
-    pub(crate) fn decode(&self, tokens: &[u32]) -> String {
-        guard(|| self.inner.decode(tokens, true)).unwrap_or_default()
+    pub(crate) fn decode(&self, tokens: &[u32]) -> Result<String, String> {
+        if tokens.is_empty() {
+            return Ok(String::new()); // some decoders panic on nothing
+        }
+        call(|| self.inner.decode(tokens, true)).map_err(|error| error.to_string())
     }
 
     /// The token is a mark, such as the one that ends a text, and stands for no text.
@@ -93,7 +95,7 @@ impl Tokenizer {
             Spelling::Other => None,
         };
         TokenBytes(spelled.unwrap_or_else(|| {
-            guard(|| self.inner.decode(&[token], false))
+            call(|| self.inner.decode(&[token], false))
                 .unwrap_or(written)
                 .into_bytes()
         }))
@@ -120,10 +122,9 @@ fn single_byte(written: &str) -> Option<u8> {
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// Runs a call into the library, of which damaged tokenizers make some panic.
-fn guard<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
-    catch_unwind(AssertUnwindSafe(call))
-        .unwrap_or_else(|_| Err("the tokenizer is damaged: it made the library panic".into()))
+/// Calls the library, which damaged tokenizers make panic.
+fn call<T>(library: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    guard(library).unwrap_or_else(|Panicked| Err("the tokenizer is damaged: it made the library panic".into()))
 }
 
 /// The byte that a character of GPT-2's alphabet stands for (`bytes_to_unicode` in its `encoder.py`).
@@ -150,27 +151,29 @@ pub(crate) struct Detokenizer {
 }
 
 impl Detokenizer {
-    /// Adds a token.
-    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, token: u32) {
+    /// Adds a token. The error says why the tokenizer cannot turn it into text.
+    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<(), String> {
         if tokenizer.is_hidden(token) {
-            return; // kept, a row of them would be decoded again and again
+            return Ok(()); // kept, a row of them would be decoded again and again
         }
         self.tokens.push(token);
-        let before = tokenizer.decode(&self.tokens[self.context..self.shown]);
-        let with = tokenizer.decode(&self.tokens[self.context..]);
+        let before = tokenizer.decode(&self.tokens[self.context..self.shown])?;
+        let with = tokenizer.decode(&self.tokens[self.context..])?;
         if with.len() > before.len() && !with.ends_with(REPLACEMENT) {
             self.text.push_str(with.get(before.len()..).unwrap_or_default());
             self.context = self.shown;
             self.shown = self.tokens.len();
         }
+        Ok(())
     }
 
     /// Adds what was held back; a character that never became whole shows as U+FFFD.
-    pub(crate) fn flush(&mut self, tokenizer: &Tokenizer) {
-        let before = tokenizer.decode(&self.tokens[self.context..self.shown]);
-        let with = tokenizer.decode(&self.tokens[self.context..]);
+    pub(crate) fn flush(&mut self, tokenizer: &Tokenizer) -> Result<(), String> {
+        let before = tokenizer.decode(&self.tokens[self.context..self.shown])?;
+        let with = tokenizer.decode(&self.tokens[self.context..])?;
         self.text.push_str(with.get(before.len()..).unwrap_or_default());
         (self.context, self.shown) = (self.tokens.len(), self.tokens.len());
+        Ok(())
     }
 
     /// The text so far.
@@ -223,10 +226,10 @@ mod tests {
     fn detokenize(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
         let mut text = Detokenizer::default();
         for &token in tokens {
-            text.push(tokenizer, token);
+            text.push(tokenizer, token).unwrap();
             assert!(!text.text().contains(REPLACEMENT), "half a character shown");
         }
-        text.flush(tokenizer);
+        text.flush(tokenizer).unwrap();
         text.into_text()
     }
 
@@ -254,9 +257,9 @@ mod tests {
         let cat = tokenizer.encode("🐈", false).unwrap();
         assert!(cat.len() > 1);
         for token in cat {
-            text.push(&tokenizer, token);
-            (0..1000).for_each(|_| text.push(&tokenizer, 1));
-            text.push(&tokenizer, u32::MAX);
+            text.push(&tokenizer, token).unwrap();
+            (0..1000).for_each(|_| text.push(&tokenizer, 1).unwrap());
+            text.push(&tokenizer, u32::MAX).unwrap();
         }
         assert_eq!(text.text(), "🐈");
         assert!(text.tokens.len() < 10);
@@ -278,7 +281,7 @@ mod tests {
         let mut stopped = Vec::new();
         for token in tokenizer.encode("x linux-kernel-modules\n", false).unwrap() {
             let from = text.text().len();
-            text.push(&tokenizer, token);
+            text.push(&tokenizer, token).unwrap();
             stopped.push(text.cut_at_stop(&stop, from));
             if stopped.last() == Some(&true) {
                 break;
@@ -293,7 +296,7 @@ mod tests {
         let tokenizer = demo();
         let tokens = tokenizer.encode("a", true).unwrap();
         assert_eq!(tokens[0], 1);
-        assert_eq!(tokenizer.decode(&tokens), "a");
+        assert_eq!(tokenizer.decode(&tokens).unwrap(), "a");
         assert_eq!(tokenizer.token_bytes(1).0, b"<s>");
     }
 

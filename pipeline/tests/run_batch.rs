@@ -162,3 +162,44 @@ fn a_folder_and_a_name_in_models_dir_choose_the_same_model() {
     let text = |lines: &[Value]| lines[0]["response"]["body"]["choices"].clone();
     assert_eq!(text(&first), text(&second));
 }
+
+/// A tokenizer whose decoder panics on a text of nothing but one `A`.
+#[test]
+fn a_panic_inside_a_library_costs_its_request_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    fs::create_dir(&model).unwrap();
+    for entry in fs::read_dir(demo("model/debian-sections")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let path = model.join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let strip = json!({ "type": "Strip", "content": "A", "start": 0, "stop": 2 });
+    tokenizer["decoder"] = json!({ "type": "Sequence", "decoders": [tokenizer["decoder"], strip] });
+    fs::write(&path, tokenizer.to_string()).unwrap();
+
+    let (id, prompt, expected) = documents(1).remove(0);
+    let letter = tokenizer["model"]["vocab"]["A"].to_string();
+    let bad = json!({ "prompt": prompt, "max_tokens": 4, "logit_bias": { letter: 100 } });
+    let input = [
+        completion("before", &prompt),
+        line("bad", "/v1/completions", bad),
+        completion(&id, &prompt),
+    ];
+    let (run, lines) = run_batch(
+        dir.path(),
+        input.join("\n").as_bytes(),
+        &["--model", model.to_str().unwrap()],
+    );
+    run.succeeded();
+    let error = &lines[1]["response"]["body"]["error"];
+    assert_eq!(error["code"], "tokenizer_failed", "{error}");
+    assert!(error["message"].as_str().unwrap().contains("tokenizer.json"), "{error}");
+    for line in [&lines[0], &lines[2]] {
+        let text = line["response"]["body"]["choices"][0]["text"].as_str().unwrap();
+        assert_eq!(text.trim(), expected);
+    }
+    assert!(run.stderr.contains("a library panicked"), "{}", run.stderr);
+    assert!(!run.stderr.contains("bug in bitnet"), "{}", run.stderr);
+}

@@ -173,8 +173,12 @@ impl Model {
     }
 
     /// The text of tokens, special ones left out.
-    pub fn detokenize(&self, tokens: &[u32]) -> String {
-        self.tokenizer.decode(tokens)
+    ///
+    /// # Errors
+    /// The tokenizer is damaged.
+    pub fn detokenize(&self, tokens: &[u32]) -> Result<String, RequestError> {
+        let text = self.tokenizer.decode(tokens);
+        text.map_err(|error| RequestError::invalid("tokens", error))
     }
 
     /// Logits of every position, `[tokens, vocabulary]`, computed alone and outside any engine.

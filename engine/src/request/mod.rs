@@ -64,13 +64,18 @@ impl Reader<'_> {
         let min = i64::from(!echo); // with echo, the prompt's own log-probabilities may be all that is wanted
         let asked = fields.integer("max_tokens", min, i64::MAX)?;
         let tokens_max = limits.answer("max_tokens", asked, COMPLETION_TOKENS)?;
+        let echo = match (echo, text) {
+            (false, _) => None,
+            (true, Some(text)) => Some(text),
+            (true, None) => Some(self.text_of(&prompt)?),
+        };
         let work = Generate {
             chat: false,
             choices: choices as usize,
             tokens_max,
             stop: text::stop_strings(fields)?,
             top_logprobs,
-            echo: echo.then(|| text.unwrap_or_else(|| self.tokens.tokenizer.decode(&prompt))),
+            echo,
             constraint: output::read(self, fields)?,
             sampling: sampling::read(fields, self.tokens.vocabulary, request_key)?,
         };
@@ -171,6 +176,12 @@ impl Reader<'_> {
             });
         }
         Ok(Job::new(prompt, Work::Score(Score { choices })))
+    }
+
+    /// The text of a prompt that was given as tokens.
+    fn text_of(&self, prompt: &[u32]) -> Result<String, RequestError> {
+        let text = self.tokens.tokenizer.decode(prompt);
+        text.map_err(|error| RequestError::invalid("prompt", format!("prompt cannot be echoed: {error}")))
     }
 
     /// The tokens of `choice` behind the prompt: those of both together less the prompt's, where the prompt's are their
