@@ -18,6 +18,14 @@ pub(crate) struct Tokenizer {
     /// Bytes of the longest token.
     token_bytes_max: usize,
     spelling: Spelling,
+    anchor: Option<Anchor>,
+}
+
+/// A letter to decode other tokens behind. Many decoders take a space from the front of whatever they are given, which
+/// is right for a whole text and wrong for the words behind a prompt.
+struct Anchor {
+    token: u32,
+    text: String,
 }
 
 /// How the vocabulary spells the bytes of a token.
@@ -48,10 +56,27 @@ impl Tokenizer {
             Some(decoder) => spelling(decoder),
             None => None,
         };
-        Ok(Tokenizer {
+        let mut tokenizer = Tokenizer {
             inner,
             token_bytes_max,
             spelling: spelling.unwrap_or(Spelling::Other),
+            anchor: None,
+        };
+        tokenizer.anchor = tokenizer.find_anchor();
+        Ok(tokenizer)
+    }
+
+    /// The first token that is letters and is decoded as letters, whatever stands before it.
+    fn find_anchor(&self) -> Option<Anchor> {
+        let letters = |text: &str| !text.is_empty() && text.chars().all(char::is_alphabetic);
+        let vocabulary = self.inner.get_vocab_size(true) as u32;
+        (0..vocabulary).find_map(|token| {
+            if !letters(&self.inner.id_to_token(token)?) || self.is_special(token) {
+                return None;
+            }
+            let text = self.decode(&[token]).ok().filter(|text| letters(text))?;
+            let twice = self.decode(&[token, token]).ok()?;
+            (twice.len() > text.len() && twice.starts_with(&text)).then_some(Anchor { token, text })
         })
     }
 
@@ -94,11 +119,16 @@ impl Tokenizer {
             }),
             Spelling::Other => None,
         };
-        TokenBytes(spelled.unwrap_or_else(|| {
-            call(|| self.inner.decode(&[token], false))
-                .unwrap_or(written)
-                .into_bytes()
-        }))
+        TokenBytes(spelled.unwrap_or_else(|| self.decode_behind_anchor(token).unwrap_or(written).into_bytes()))
+    }
+
+    /// What a token adds to a text.
+    fn decode_behind_anchor(&self, token: u32) -> Option<String> {
+        let Some(anchor) = &self.anchor else {
+            return self.decode(&[token]).ok();
+        };
+        let with = self.decode(&[anchor.token, token]).ok()?;
+        with.strip_prefix(&anchor.text).map(str::to_owned)
     }
 
     /// The token never shows in a text.
@@ -139,7 +169,9 @@ fn byte_of(c: char) -> Option<u8> {
     }
 }
 
-/// The text of a growing list of tokens.
+/// The text of a growing list of tokens, as it reads behind a prompt: where the first token begins with a space, so does
+/// the text, so that prompt and text together are the whole, and a constraint sees what is shown. [`Tokenizer::decode`]
+/// is for whole texts, where SentencePiece takes back the space that it puts in front.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Detokenizer {
     tokens: Vec<u32>,
@@ -155,6 +187,10 @@ impl Detokenizer {
     pub(crate) fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<(), String> {
         if tokenizer.is_hidden(token) {
             return Ok(()); // kept, a row of them would be decoded again and again
+        }
+        if let (true, Some(anchor)) = (self.tokens.is_empty(), &tokenizer.anchor) {
+            self.tokens.push(anchor.token);
+            self.shown = 1;
         }
         self.tokens.push(token);
         let before = tokenizer.decode(&self.tokens[self.context..self.shown])?;
@@ -239,15 +275,80 @@ mod tests {
         for (index, tokenizer) in tokenizers.iter().enumerate() {
             for text in ["Section: libs\n", "größer → 猫🐈‍⬛", " lead", "  a  b ", "🇩🇪", ""] {
                 let tokens = tokenizer.encode(text, false).unwrap();
-                assert_eq!(detokenize(tokenizer, &tokens), text, "{index}");
+                let space = if index == 2 && !text.is_empty() { " " } else { "" }; // SentencePiece puts one in front
+                assert_eq!(detokenize(tokenizer, &tokens), format!("{space}{text}"), "{index}");
+                assert_eq!(tokenizer.decode(&tokens).unwrap(), text, "{index}");
                 let bytes: Vec<u8> = tokens
                     .iter()
                     .flat_map(|&token| tokenizer.token_bytes(token).0)
                     .collect();
-                let space = if index == 2 && !text.is_empty() { " " } else { "" }; // SentencePiece puts one in front
                 assert_eq!(bytes, format!("{space}{text}").as_bytes(), "{index}");
             }
         }
+    }
+
+    /// A tokenizer of whole words, with this decoder.
+    fn of_words(decoder: &str, words: &[&str]) -> Tokenizer {
+        let vocab: serde_json::Map<_, _> = words
+            .iter()
+            .zip(0..)
+            .map(|(word, id)| ((*word).to_owned(), id.into()))
+            .collect();
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null, "decoder": serde_json::from_str::<serde_json::Value>(decoder).unwrap(),
+            "model": { "type": "WordLevel", "vocab": vocab, "unk_token": words[0] },
+        });
+        let bytes = json.to_string().into_bytes();
+        Tokenizer::new(&TextFile {
+            path: "tokenizer.json".into(),
+            bytes,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_space_before_the_first_word_is_shown_whatever_the_decoder() {
+        let metaspace = r#"{ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true }"#;
+        let sentence_piece = r#"{ "type": "Sequence", "decoders": [
+            { "type": "Replace", "pattern": { "String": "▁" }, "content": " " }, { "type": "ByteFallback" },
+            { "type": "Fuse" }, { "type": "Strip", "content": " ", "start": 1, "stop": 0 }
+        ] }"#;
+        let word_piece = r###"{ "type": "WordPiece", "prefix": "##", "cleanup": true }"###;
+        let marked = ["▁", "▁Paris", "Paris", "<0xC3>", "<0xBC>"];
+        let cases = [
+            (metaspace, marked, vec![1, 2, 0, 1], " ParisParis  Paris"),
+            (metaspace, marked, vec![0, 0, 2], "  Paris"),
+            (sentence_piece, marked, vec![1, 2, 0, 1], " ParisParis  Paris"),
+            (sentence_piece, marked, vec![3, 4, 1], "ü Paris"),
+            (
+                word_piece,
+                ["a", "Paris", "##ian", ".", "x"],
+                vec![1, 2, 3, 1],
+                " Parisian. Paris",
+            ),
+            ("null", ["a", "Paris", "x", "y", "z"], vec![1, 1], " Paris Paris"),
+        ];
+        for (decoder, words, tokens, expected) in cases {
+            let tokenizer = of_words(decoder, &words);
+            assert_eq!(detokenize(&tokenizer, &tokens), expected, "{decoder}");
+            let bytes: Vec<u8> = tokens
+                .iter()
+                .flat_map(|token| tokenizer.token_bytes(*token).0)
+                .collect();
+            assert_eq!(
+                String::from_utf8(bytes).unwrap(),
+                expected,
+                "{decoder}: what a constraint sees"
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_letter_to_stand_behind_texts_are_decoded_whole() {
+        let tokenizer = of_words(r#"{ "type": "Fuse" }"#, &["1", "2", "-", "+", "#"]);
+        assert!(tokenizer.anchor.is_none());
+        assert_eq!(detokenize(&tokenizer, &[0, 2, 1]), "1-2");
     }
 
     #[test]

@@ -14,11 +14,15 @@ static DEMO: LazyLock<Arc<Model>> = LazyLock::new(|| {
 
 /// All answers to the same request, once for each seed.
 fn answers(endpoint: Endpoint, body: &Value, seeds: std::ops::Range<u64>) -> Vec<Completion> {
-    let mut engine = Engine::new(DEMO.clone(), &EngineSettings::default()).unwrap();
+    answers_of(&DEMO, endpoint, body, seeds)
+}
+
+fn answers_of(model: &Arc<Model>, endpoint: Endpoint, body: &Value, seeds: std::ops::Range<u64>) -> Vec<Completion> {
+    let mut engine = Engine::new(Arc::clone(model), &EngineSettings::default()).unwrap();
     for seed in seeds.clone() {
         let mut body = body.clone();
         body["seed"] = json!(seed);
-        let job = DEMO.prepare(endpoint, &body, "").unwrap();
+        let job = model.prepare(endpoint, &body, "").unwrap();
         engine.submit(JobId(seed), job, Priority::Bulk).unwrap();
     }
     let mut found: Vec<(JobId, Completion)> = Vec::new();
@@ -142,6 +146,22 @@ fn a_choice_is_one_of_those_given() {
         found.iter().all(|text| text == "x"),
         "no bias or filter leads outside: {found:?}"
     );
+}
+
+#[test]
+fn a_leading_space_that_the_constraint_asks_for_is_shown() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/gguf/bitnet-i2_s.gguf");
+    let sentence_piece = Arc::new(Model::load(&file, &LoadOptions::default()).unwrap());
+    for model in [&DEMO, &sentence_piece] {
+        for (echo, expected) in [(false, " Paris"), (true, "France: Paris")] {
+            let body = json!({
+                "prompt": "France:", "max_tokens": 20, "temperature": 2, "echo": echo, "guided_regex": " Paris",
+            });
+            for answer in answers_of(model, Endpoint::Completions, &body, 0..4) {
+                assert_eq!(answer.output_text.unwrap(), expected);
+            }
+        }
+    }
 }
 
 #[test]
