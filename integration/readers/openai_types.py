@@ -1,5 +1,7 @@
 """Reads every answer in `results` as the `openai` package's own types, and prints how many there were of each.
 
+OpenAI has no `/v1/score`. Its answer, ours alone, is described here, with OpenAI's type for what both have.
+
 usage: openai_types.py s3://BUCKET/ZONE ERRORS.jsonl      (AWS_* in the environment)
 
 Types are checked strictly, and a field that the type does not know is an error. ERRORS.jsonl has the lines of
@@ -10,18 +12,46 @@ import json
 import os
 import sys
 from collections import Counter
+from typing import Literal
 
 from deltalake import DeltaTable
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
+from openai.types.completion_usage import CompletionUsage
 from openai.types.shared import ErrorObject
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 OPTIONS = {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
+
+
+class ScoredChoice(BaseModel):
+    """One continuation of the prompt, in the order asked."""
+
+    model_config = ConfigDict(extra="allow")  # as openai's types, so that what is unknown is found the same way
+    index: int
+    text: str
+    logprob: float  # natural, the sum over its tokens
+    tokens: int
+    is_greedy: bool  # every token was the likeliest at its place
+
+
+class Score(BaseModel):
+    """An answer of `/v1/score`."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str
+    object: Literal["score"]
+    created: int
+    model: str
+    choices: list[ScoredChoice]
+    usage: CompletionUsage
+
+
 TYPES = {
     "/v1/completions": Completion,
     "/v1/chat/completions": ChatCompletion,
     "/v1/embeddings": CreateEmbeddingResponse,
+    "/v1/score": Score,
 }
 
 
@@ -62,6 +92,10 @@ def check(answer: BaseModel) -> None:
         return
     assert [choice.index for choice in answer.choices] == list(range(len(answer.choices)))
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    if isinstance(answer, Score):
+        assert answer.usage.completion_tokens == 0, "a score writes nothing"
+        assert answer.usage.prompt_tokens > sum(choice.tokens for choice in answer.choices)
+        assert all(choice.text and choice.tokens > 0 and -1e4 < choice.logprob < 0 for choice in answer.choices)
     for choice in answer.choices:
         if isinstance(answer, Completion) and choice.logprobs:
             lists = (choice.logprobs.tokens, choice.logprobs.token_logprobs, choice.logprobs.top_logprobs)

@@ -18,32 +18,7 @@ const SCORED_MAX: Duration = Duration::from_secs(180);
 #[test]
 fn answers_and_errors_are_what_the_openai_package_reads() -> Result<()> {
     let deployment = Deployment::new("openai-types", 2, GroupProtocol::Consumer)?;
-    let prompt = "Package: gcc-doc\nSection:";
-    let chat = json!([{ "role": "user", "content": "Package: gcc-doc" }]);
-    let schema = json!({ "type": "object", "properties": { "a": { "enum": [1, 2] } }, "required": ["a"] });
-    let format = json!({ "type": "json_schema", "json_schema": { "name": "s", "schema": schema } });
-    let jobs = [
-        (
-            "/v1/completions",
-            vec![
-                json!({ "prompt": prompt, "max_tokens": 4 }),
-                json!({ "prompt": prompt, "max_tokens": 1, "echo": true, "logprobs": 5, "temperature": 0 }),
-                json!({ "prompt": prompt, "max_tokens": 6, "n": 3, "logprobs": 0 }),
-                json!({ "prompt": prompt, "temprature": 1 }),
-                json!({ "prompt": "word ".repeat(20_000) }),
-            ],
-        ),
-        (
-            "/v1/chat/completions",
-            vec![
-                json!({ "messages": chat, "max_completion_tokens": 5, "n": 2 }),
-                json!({ "messages": chat, "max_tokens": 5, "logprobs": true, "top_logprobs": 3 }),
-                json!({ "messages": chat, "max_tokens": 20, "response_format": format }),
-                json!({ "messages": [] }),
-            ],
-        ),
-        ("/v1/embeddings", vec![json!({ "input": prompt })]),
-    ];
+    let jobs = jobs();
     let mut failed = String::new();
     for (endpoint, bodies) in &jobs {
         submit(&deployment, endpoint, bodies)?;
@@ -75,11 +50,57 @@ fn answers_and_errors_are_what_the_openai_package_reads() -> Result<()> {
     let expected = [
         ("ChatCompletion", 3),
         ("Completion", 3),
-        ("CreateEmbeddingResponse", 1),
-        ("ErrorObject", 3),
+        ("CreateEmbeddingResponse", 2),
+        ("ErrorObject", 5),
+        ("Score", 2),
     ];
     assert_eq!(counts, expected.map(|(kind, count)| (kind.to_owned(), count)).into());
     Ok(())
+}
+
+/// Requests of every endpoint, some of them wrong.
+fn jobs() -> [(&'static str, Vec<Value>); 4] {
+    let prompt = "Package: gcc-doc\nSection:";
+    let chat = json!([{ "role": "user", "content": "Package: gcc-doc" }]);
+    let schema = json!({ "type": "object", "properties": { "a": { "enum": [1, 2] } }, "required": ["a"] });
+    let format = json!({ "type": "json_schema", "json_schema": { "name": "s", "schema": schema } });
+    [
+        (
+            "/v1/completions",
+            vec![
+                json!({ "prompt": prompt, "max_tokens": 4 }),
+                json!({ "prompt": prompt, "max_tokens": 1, "echo": true, "logprobs": 5, "temperature": 0 }),
+                json!({ "prompt": prompt, "max_tokens": 6, "n": 3, "logprobs": 0 }),
+                json!({ "prompt": prompt, "temprature": 1 }),
+                json!({ "prompt": "word ".repeat(20_000) }),
+            ],
+        ),
+        (
+            "/v1/chat/completions",
+            vec![
+                json!({ "messages": chat, "max_completion_tokens": 5, "n": 2 }),
+                json!({ "messages": chat, "max_tokens": 5, "logprobs": true, "top_logprobs": 3 }),
+                json!({ "messages": chat, "max_tokens": 20, "response_format": format }),
+                json!({ "messages": [] }),
+            ],
+        ),
+        (
+            "/v1/embeddings",
+            vec![
+                json!({ "input": prompt }),
+                json!({ "input": prompt, "pooling": "last", "encoding_format": "float" }),
+                json!({ "input": prompt, "encoding_format": "base64" }),
+            ],
+        ),
+        (
+            "/v1/score",
+            vec![
+                json!({ "prompt": prompt, "choices": [" doc", " libs", " non-free/games"] }),
+                json!({ "prompt": [1, 5, 6], "choices": ["x"] }),
+                json!({ "prompt": prompt, "choices": [] }),
+            ],
+        ),
+    ]
 }
 
 fn job_of(endpoint: &str) -> String {
