@@ -77,6 +77,11 @@ fn falcon_3() {
 }
 
 #[test]
+fn a_branch_for_tools_is_not_taken() {
+    check("branch-for-tools");
+}
+
+#[test]
 fn chatml() {
     check("chatml");
 }

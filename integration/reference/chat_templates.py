@@ -22,6 +22,35 @@ TEMPLATES = {
     "bitnet-2b-4t": "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = message['role'] | capitalize + ': '+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}",
     # tiiuae/Falcon3-7B-Instruct, what it does without tools
     "falcon-3": "{% for message in messages %}{% if message['role'] == 'system' %}{{ '<|system|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'user' %}{{ '<|user|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'assistant' %}{% if not loop.last %}{{ '<|assistant|>\n'  + message['content'] + eos_token + '\n' }}{% else %}{{ '<|assistant|>\n'  + message['content'] + eos_token }}{% endif %}{% endif %}{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}",
+    # the manner of the template that TRL has for Falcon 3: a branch for tools, which are never given here, and white space
+    # taken away before every tag
+    "branch-for-tools": """{%- if tools %}
+    {{- '<|system|>\\n' }}
+    {%- if messages[0].role == 'system' %}
+        {{- messages[0].content }}
+        {%- set rest = messages[1:] %}
+    {%- else %}
+        {%- set rest = messages %}
+    {%- endif %}
+    {{- 'Tools: ' + tools | tojson(indent=2) + '\\n' }}
+    {%- for message in rest %}
+        {%- if message.tool_calls %}
+            {{- message.tool_calls | tojson(indent=2) + eos_token }}
+        {%- endif %}
+    {%- endfor %}
+    {{- '<|assistant|>\\n' if add_generation_prompt }}
+{%- else %}
+    {%- for message in messages %}
+        {%- if message['role'] != 'assistant' %}
+            {{- '<|' + message['role'] + '|>\\n' + message['content'] + '\\n' }}
+        {%- else %}
+            {{- '<|assistant|>\\n' + message['content'] + eos_token }}
+            {{- '\\n' if not loop.last }}
+        {%- endif %}
+        {{- '<|assistant|>\\n' if loop.last and add_generation_prompt }}
+    {%- endfor %}
+{%- endif %}
+""",
     # ChatML
     "chatml": "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
     # Llama 2's manner: a system message inside the first turn, roles that must alternate
