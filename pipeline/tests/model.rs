@@ -18,6 +18,7 @@ fn inspect_tells_what_a_gguf_file_is() {
     let table = bitnet(&["model", "inspect", &path], &[]);
     for part in [
         "I2_S weights",
+        "x86",
         "relu2",
         "384 tokens",
         "with 128 tokens",
@@ -33,6 +34,9 @@ fn inspect_tells_what_a_gguf_file_is() {
     let bytes = |key: &str| told[key].as_u64().unwrap();
     let expected = bytes("weights_bytes") + bytes("head_copy_bytes") + 128 * bytes("kv_bytes_per_token");
     assert_eq!(memory["bytes"], expected);
+    assert!(told["caution"].as_str().unwrap().contains("ARM"), "{told}");
+    let other = bitnet(&["model", "inspect", &golden("gguf/llama-tq2_0.gguf")], &[]);
+    assert!(!other.succeeded().contains("ARM"), "{}", other.stdout);
 }
 
 #[test]

@@ -17,6 +17,8 @@ use crate::tokenizer::Tokenizer;
 pub struct ModelInfo {
     /// What kind of files these are.
     pub format: String,
+    /// What cannot be known from the files and would spoil every answer.
+    pub caution: Option<&'static str>,
     /// The files that hold configuration and weights.
     pub files: Vec<PathBuf>,
     /// Their size.
@@ -128,6 +130,7 @@ pub fn inspect(path: &Path) -> Result<ModelInfo, LoadError> {
         head_copy_bytes: (vocabulary * hidden) as u64,
         kv_bytes_per_token: kv_bytes_per_token(config),
         format: opened.format,
+        caution: opened.caution,
         files: opened.files,
     })
 }

@@ -36,6 +36,8 @@ pub(crate) struct Opened {
     pub(crate) files: Vec<PathBuf>,
     /// What kind of files these are, in words.
     pub(crate) format: String,
+    /// What cannot be known from them and would spoil every answer, in words.
+    pub(crate) caution: Option<&'static str>,
 }
 
 /// A file in memory, or what would be in it.
@@ -92,6 +94,7 @@ impl Opened {
             config_path,
             files,
             format: format!("safetensors, {name}: {weights}"),
+            caution: None,
         })
     }
 

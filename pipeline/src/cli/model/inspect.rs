@@ -69,6 +69,9 @@ fn table(info: &ModelInfo) -> Grid {
     let mut grid = Grid::new();
     grid.load_style(presets::UTF8_FULL_CONDENSED);
     grid.add_row(["format", &info.format]);
+    if let Some(caution) = info.caution {
+        grid.add_row(["mind", &wrapped(caution)]);
+    }
     grid.add_row(["files", &files.join("\n")]);
     grid.add_row(["size", &size(info.files_bytes)]);
     grid.add_row(["digest", &info.digest]);
@@ -113,6 +116,19 @@ fn table(info: &ModelInfo) -> Grid {
         grid.add_row([label, size(memory(info, tokens))]);
     }
     grid
+}
+
+/// The same words in lines as long as a digest, which sets the width of the table.
+fn wrapped(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.len() + 1 + word.len() <= 64 => *line += &format!(" {word}"),
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
 }
 
 /// Bytes as people read them, e.g. `1.18 GB`.

@@ -1,7 +1,7 @@
 //! The tensor types of GGUF that hold ternary weights and what surrounds them.
 //!
 //! Blocks as `ggml-common.h` of llama.cpp declares them; I2_S as `quantize_i2_s` in `ggml-bitnet-mad.cpp` of bitnet.cpp
-//! writes it on x86, 128 weights a block.
+//! writes it on x86, 128 weights a block. On ARM it writes blocks of 64, and nothing in a file tells the two apart.
 
 use std::fmt;
 

@@ -19,6 +19,10 @@ use super::tensor::{Float, Tensor};
 use crate::model::error::LoadError;
 use crate::model::weights::Source;
 
+/// `quantize_i2_s` in `ggml-bitnet-mad.cpp` of bitnet.cpp orders weights as the machine likes that it was compiled for.
+const I2_S_CAUTION: &str = "read in the order that bitnet.cpp's converters and its x86 builds write, 128 weights in 32 bytes; its ARM builds \
+     write 64 in 16, and a file does not say which it has: if every answer is nonsense, write it again on x86";
+
 /// Opens the file at `path`.
 pub(crate) fn open(path: &Path) -> Result<Opened, LoadError> {
     let (metadata, mut tensors) = header::read(path)?;
@@ -34,6 +38,8 @@ pub(crate) fn open(path: &Path) -> Result<Opened, LoadError> {
         kinds("blk.0.ffn_down.weight"),
         kinds("token_embd.weight")
     );
+    let is_i2_s = |tensor: &Tensor<Kind>| tensor.kind == Kind::Ternary(Ternary::I2S);
+    let caution = tensors.values().any(is_i2_s).then_some(I2_S_CAUTION);
     let heads = family.pairs_are_neighbours.then_some((config.heads, config.kv_heads));
     Ok(Opened {
         tokenizer: tokenizer::files(&metadata, &config)?,
@@ -46,6 +52,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened, LoadError> {
         config_path: path.to_owned(),
         files: vec![path.to_owned()],
         format,
+        caution,
     })
 }
 
