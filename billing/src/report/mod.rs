@@ -11,6 +11,8 @@ mod lines;
 pub mod usage;
 mod compare;
 mod pairing;
+mod corrections;
+mod months;
 pub mod reconcile;
 pub mod sheet;
 pub mod focus;
@@ -24,9 +26,11 @@ use crate::event::RateError;
 use crate::money::MoneyError;
 
 pub use compare::Difference;
+pub use corrections::Corrections;
 pub use invoiced::Invoiced;
 pub use ledger::{Quarantine, Quarantined};
 pub use lines::{Line, Unrated};
+pub use months::{MonthCheck, month_checks};
 pub use sums::{By, Meters, Part};
 pub use table::{Batches, BoxError, InMemory, Table};
 

@@ -57,6 +57,8 @@ pub(crate) struct Paired {
     pub(crate) ledger: Ledger,
     /// Results of each job that was asked for; a repeated delivery answers no request.
     pub(crate) of_job: Expected,
+    /// Rows of `billing_events` that are no usage.
+    pub(crate) corrections: u64,
     /// Keys of the ids at fault, in order.
     pub(crate) faulty: Vec<u64>,
 }
@@ -75,16 +77,19 @@ impl Pairing<'_> {
                     *paired.of_job.entry(job).or_default() += count;
                 }
             }
-            let (mut events, mut passes) = (Vec::new(), Vec::new());
+            let (mut events, mut passes, mut corrections) = (Vec::new(), Vec::new(), 0);
             for side in self.read_events(window)? {
                 append(&mut events, side.pairs);
                 append(&mut paired.faulty, side.unsound);
+                corrections += side.corrections;
                 passes.push(side.pass);
             }
             reading.close(passes, self.events, &is_usage)?;
             results.sort_unstable();
             events.sort_unstable();
             paired.compare(&results, &events);
+            // Every reading meets all of them.
+            paired.corrections = corrections;
         }
         paired.faulty.sort_unstable();
         paired.faulty.dedup();
@@ -132,6 +137,7 @@ impl Pairing<'_> {
             |side: &mut EventSide, batch| {
                 ledger::each(batch, |row| {
                     if !is_usage(row) {
+                        side.corrections += 1;
                         return Ok(());
                     }
                     let mut sound = true;
@@ -264,6 +270,7 @@ struct EventSide {
     pairs: Vec<u128>,
     /// Keys of rows that contradict themselves.
     unsound: Vec<u64>,
+    corrections: u64,
     pass: Pass,
     scratch: Vec<u8>,
 }

@@ -2,16 +2,20 @@
 //!
 //! Each row of `results` is rated again with the same pure function that wrote the ledger, and the ledger
 //! row of that result must be equal in every field. Rows are paired in rounds ([`super::pairing`]); those
-//! that do not pair are read once more, to say what is wrong with each.
+//! that do not pair are read once more, to say what is wrong with each. Corrections have no result; each must
+//! be what the row that it corrects makes of it ([`super::corrections`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemas::billing::EventKind;
 use schemas::ids::{JobId, TenantId};
 use uuid::Uuid;
 
+use super::corrections::{self, Corrections};
 use super::invoiced::Invoiced;
 use super::ledger::{Quarantine, Quarantined};
 use super::lines::{self, Line, Unrated};
+use super::months::MonthCheck;
 use super::pairing::{IDS_MAX, Pairing, SHOWN_MAX};
 use super::sums::{Charge, Groups, Meters};
 use super::usage::{Sources, at_list};
@@ -49,6 +53,17 @@ pub enum Finding {
     },
     /// A ledger row that is in no total.
     Quarantined(Quarantined),
+    /// A correction that is not made of the row that it corrects.
+    Correction {
+        /// Which row.
+        event_id: Uuid,
+        /// What it does.
+        kind: EventKind,
+        /// Whose, of which job, and which request.
+        request: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Ledger rows that name a price or contract that was not given.
     Unrated(Unrated),
     /// A job with more or fewer results than requests.
@@ -69,6 +84,8 @@ pub enum Finding {
         /// What is wrong with it.
         problem: String,
     },
+    /// A closed month whose invoices do not charge what its ledger rates to.
+    Month(MonthCheck),
     /// A sum that is not the same on both sides.
     Sum {
         /// Of what.
@@ -115,8 +132,12 @@ pub struct Reconciliation {
     pub events: u64,
     /// Jobs whose number of requests was checked.
     pub jobs: usize,
-    /// Closed months whose files were checked.
+    /// Corrections that were checked.
+    pub corrections: Corrections,
+    /// Closed months that were rated again.
     pub closed: usize,
+    /// Their amounts, by currency.
+    pub months: Vec<MonthCheck>,
     /// Sums by tenant.
     pub tenants: Vec<TenantCheck>,
     /// Sums by currency.
@@ -141,6 +162,14 @@ impl Reconciliation {
     pub fn find(&mut self, finding: Finding) {
         self.findings += 1;
         self.shown.push(finding);
+    }
+
+    /// Adds the amounts of closed months.
+    pub fn find_months(&mut self, months: Vec<MonthCheck>) {
+        for month in months.iter().filter(|month| !month.agrees()) {
+            self.find(Finding::Month(month.clone()));
+        }
+        self.months.extend(months);
     }
 
     fn find_quarantined(&mut self, quarantine: &Quarantine) {
@@ -201,7 +230,7 @@ impl Reconciliation {
     }
 }
 
-/// Compares `results` with the usage rows of `billing_events`, and where `expected` names a job, its
+/// Compares `results` with the usage rows of `billing_events` and these with their corrections, and where `expected` names a job, its
 /// results with the number of its requests. Optional columns of both tables are not read.
 pub fn reconcile(
     results: &dyn Table,
@@ -218,6 +247,7 @@ pub fn reconcile(
     };
     let paired = pairing.all(expected, IDS_MAX)?;
     let explained = pairing.explain(&paired)?;
+    let corrections = corrections::check(events, paired.corrections, corrections::ROWS_MAX)?;
     let nothing = Invoiced::default();
     let of_results = lines::rated(&paired.groups, book, contracts, &nothing)?;
     let of_ledger = lines::rated(&paired.ledger.groups, book, contracts, &nothing)?;
@@ -225,16 +255,19 @@ pub fn reconcile(
         results: paired.results,
         events: paired.events,
         jobs: expected.len(),
+        corrections: corrections.counts,
         closed: 0,
+        months: Vec::new(),
         tenants: tenants(&paired.groups, &paired.ledger.groups)?,
         money: money(&of_results.lines, &of_ledger.lines)?,
         // What is not shown counts all the same.
-        findings: (paired.faulty.len() - paired.faulty.len().min(SHOWN_MAX)) as u64,
+        findings: (paired.faulty.len() - paired.faulty.len().min(SHOWN_MAX)) as u64 + corrections.more,
         shown: Vec::new(),
         at_list: at_list(&of_ledger.lines),
         sources: Sources::of(book, contracts),
     };
     explained.into_iter().for_each(|finding| out.find(finding));
+    corrections.shown.into_iter().for_each(|finding| out.find(finding));
     out.find_quarantined(&paired.ledger.quarantine);
     of_ledger
         .unrated

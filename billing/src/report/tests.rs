@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use schemas::billing::BillingRow;
 use schemas::{billing as events, result as results};
 
+use super::corrections;
 use super::invoiced::Invoiced;
 use super::ledger;
 use super::pairing::Pairing;
@@ -17,6 +18,7 @@ use super::reconcile::Expected;
 use super::sums::By;
 use super::table::{Batches, InMemory, Table};
 use super::usage::{UsageReport, from_ledger};
+use crate::correct::{Change, Correction, rows as correction_rows};
 use common::{book, contracts, event, result};
 
 fn batches(rows: &[BillingRow]) -> Vec<RecordBatch> {
@@ -107,6 +109,42 @@ fn a_small_window_pairs_the_same_rows() {
             (paired.faulty, paired.groups, paired.of_job),
             (whole.faulty.clone(), whole.groups.clone(), expected.clone())
         );
+    }
+}
+
+#[test]
+fn a_small_window_checks_the_same_corrections() {
+    let mut rows: Vec<_> = (0..20).map(|n| event(&result("acme", n))).collect();
+    for n in 0..10 {
+        let change = Change::Replace([n, 0, 0]);
+        let (event_id, reason) = (rows[n as usize].event_id, "wrong".to_owned());
+        let correction = Correction {
+            event_id,
+            change,
+            reason,
+        };
+        let made = correction_rows(&rows[n as usize], &correction, "2026-11-25T00:00:00Z".parse().unwrap());
+        rows.extend(made.unwrap());
+    }
+    let check = |rows: &[BillingRow], rows_max| {
+        let checked = corrections::check(&InMemory(batches(rows)), 20, rows_max).unwrap();
+        let mut found: Vec<_> = checked.shown.iter().map(|finding| finding.to_string()).collect();
+        found.sort();
+        (checked.counts, checked.more, found)
+    };
+    let (counts, more, found) = check(&rows, u64::MAX);
+    assert_eq!(
+        (counts.reversals, counts.replacements, counts.adjustments, more),
+        (10, 10, 0, 0)
+    );
+    assert!(found.is_empty(), "{found:?}");
+    // One reversal is lost, and one replacement has tokens that its hash does not know of.
+    rows[39].output_tokens += 5;
+    rows.remove(24);
+    let whole = check(&rows, u64::MAX);
+    assert_eq!(whole.2.len(), 2, "{whole:?}");
+    for rows_max in [0, 1, 3, 19] {
+        assert_eq!(check(&rows, rows_max), whole, "{rows_max}");
     }
 }
 

@@ -75,10 +75,15 @@ impl RatedRows {
             let rated = manifest.files.keys().filter(|file| file.ends_with(".parquet"));
             rated.map(move |file| name(period, file))
         });
+        RatedRows::of(store, files.collect())
+    }
+
+    /// Those in `files` of the store.
+    pub(super) fn of(store: &Store, files: Vec<String>) -> RatedRows {
         RatedRows {
             store: store.clone(),
             runtime: Handle::current(),
-            files: files.collect(),
+            files,
         }
     }
 

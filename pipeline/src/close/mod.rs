@@ -10,6 +10,7 @@ mod zones;
 mod ledger;
 mod write;
 pub mod verify;
+pub mod audit;
 
 use std::collections::BTreeMap;
 

@@ -8,6 +8,7 @@ use billing::invoice::Invoice;
 use billing::period::Period;
 
 use super::ledger::RatedRows;
+use super::objects::ObjectError;
 use super::{INVOICES, MANIFEST, PeriodError, Periods, name};
 
 /// What is wrong with a closed month.
@@ -60,7 +61,12 @@ impl Periods {
                 );
             }
         }
-        if let Some(lock) = self.lock_of(period.next()).await? {
+        // A lock that cannot be read says nothing about this month; its own month's check says that.
+        let next = match self.lock_of(period.next()).await {
+            Err(PeriodError::Object(ObjectError::Damaged { .. })) => None,
+            next => next?,
+        };
+        if let Some(lock) = next {
             let said = lock.previous.map(|previous| previous.manifest_sha256);
             if said.as_ref() != Some(&sha256) {
                 let said = said.unwrap_or_else(|| "no such month".to_owned());
@@ -68,8 +74,11 @@ impl Periods {
                 find(path, problem);
             }
         }
-        for problem in gaps(period, &manifest, &self.invoices(period).await.unwrap_or_default()) {
-            find(name(period, INVOICES), problem);
+        // Invoices that cannot be read are told above.
+        if let Ok(invoices) = self.invoices(period).await {
+            for problem in gaps(period, &manifest, &invoices) {
+                find(name(period, INVOICES), problem);
+            }
         }
         Ok(findings)
     }

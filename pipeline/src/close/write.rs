@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use billing::close::manifest::{ClosedFile, FORMAT, Lock, Manifest};
 use billing::close::rated::{Booked, Charge, Counts, Inputs, rate_month};
 use billing::close::{BoxError, CloseError};
-use billing::invoice::{Month, issue};
+use billing::invoice::{CreditState, Invoice, Month, issue};
 use billing::money::Money;
 use billing::period::Period;
 use parquet::arrow::ArrowWriter;
@@ -23,6 +23,32 @@ use crate::prices::Prices;
 /// Rows in one file of rated rows.
 const FILE_ROWS: usize = 262_144;
 
+/// What the months before a month leave to it.
+pub(super) struct Before {
+    /// What they charged.
+    pub(super) booked: Booked,
+    /// Their rated rows, as far as late rows of the month may be among them.
+    pub(super) rated: RatedRows,
+    /// Their credits.
+    pub(super) credits: CreditState,
+}
+
+/// Takes rated rows, in the order of event ids; never on a task of the runtime.
+pub(super) trait RatedTaker: Send + 'static {
+    fn take(&mut self, batch: RecordBatch) -> Result<(), BoxError>;
+    fn end(&mut self) -> Result<(), BoxError>;
+}
+
+/// What a month charges, and the files that say so but for its rated rows.
+pub(super) struct Bill {
+    pub(super) invoices: Vec<Invoice>,
+    pub(super) credits: CreditState,
+    /// Σ payable by currency.
+    pub(super) payable: BTreeMap<String, Money>,
+    /// Name and bytes of each file.
+    pub(super) files: [(&'static str, Vec<u8>); 3],
+}
+
 impl Periods {
     pub(super) async fn write(
         &self,
@@ -31,15 +57,94 @@ impl Periods {
         prices: &Prices,
     ) -> Result<Manifest, PeriodError> {
         let period = lock.period;
+        let before = self.before(&lock, earlier).await?;
+        let credits = before.credits.clone();
+        let files = Files::new(period, Some(self.objects.clone()));
+        let (charges, counts, Files { written: mut files, .. }) = self.rate(&lock, before, prices, files).await?;
+        let bill = self.bill(&lock, &charges, prices, &credits)?;
+        for (file, bytes) in bill.files {
+            files.insert(file.to_owned(), ClosedFile::of(&bytes));
+            self.objects.create(&name(period, file), bytes).await?;
+        }
+        let manifest = Manifest {
+            format: FORMAT,
+            period,
+            files,
+            counts,
+            invoices: bill.invoices.len() as u64,
+            payable: bill.payable,
+        };
+        let bytes = self.objects.to_json(MANIFEST, &manifest)?;
+        self.objects.create(&name(period, MANIFEST), bytes).await?;
+        Ok(manifest)
+    }
+
+    async fn before(&self, lock: &Lock, earlier: &BTreeMap<Period, Earlier>) -> Result<Before, PeriodError> {
+        let mut booked = Booked::new();
+        for (month, _) in touched(lock, earlier) {
+            for invoice in self.invoices(month).await? {
+                invoice.book(&mut booked);
+            }
+        }
+        let months = touched(lock, earlier).map(|(month, earlier)| (month, &earlier.manifest));
+        Ok(Before {
+            booked,
+            rated: RatedRows::new(&self.store, months),
+            credits: self.credits_after(earlier.last_key_value()).await?,
+        })
+    }
+
+    /// Rates the month, and gives `taker` back with all rated rows in it.
+    pub(super) async fn rate<T: RatedTaker>(
+        &self,
+        lock: &Lock,
+        before: Before,
+        prices: &Prices,
+        mut taker: T,
+    ) -> Result<(Vec<Charge>, Counts, T), PeriodError> {
+        let period = lock.period;
+        let ledger = Ledger::open(&self.store, lock).await?;
+        let rows = lock
+            .zones
+            .values()
+            .flat_map(|zone| &zone.files)
+            .map(|file| file.rows)
+            .sum();
+        let prices = Arc::new(prices.clone());
+        let rating = tokio::task::spawn_blocking(move || {
+            let inputs = Inputs {
+                period,
+                ledger: &|| ledger.rows(),
+                rows,
+                earlier: &|| before.rated.rows(&["event_id", "payload_hash"]),
+                booked: &before.booked,
+                book: &prices.book,
+                contracts: &prices.contracts,
+            };
+            let (charges, counts) = rate_month(&inputs, |batch| taker.take(batch))?;
+            taker.end().map_err(|source| io("rated rows", source))?;
+            Ok((charges, counts, taker))
+        });
+        let rated = rating.await.unwrap_or_else(|error| Err(io("rated rows", error.into())));
+        rated.map_err(|source| PeriodError::Close { period, source })
+    }
+
+    /// Issues the month's invoices.
+    pub(super) fn bill(
+        &self,
+        lock: &Lock,
+        charges: &[Charge],
+        prices: &Prices,
+        credits: &CreditState,
+    ) -> Result<Bill, PeriodError> {
+        let period = lock.period;
         let failed = |source| PeriodError::Close { period, source };
-        let (charges, counts, mut files) = self.rate(&lock, earlier, prices).await?;
-        let credits = self.credits_after(earlier.last_key_value()).await?;
         let month = Month {
             period,
             issued_at: lock.locked_at,
-            charges: &charges,
+            charges,
             contracts: &prices.contracts,
-            credits: &credits,
+            credits,
         };
         let (invoices, credits) = issue(&month).map_err(failed)?;
         let mut lines = Vec::new();
@@ -56,76 +161,17 @@ impl Periods {
                 failed(CloseError::Money { tenant, source })
             })?;
         }
-        let small = [
+        let files = [
             (LOCK, self.objects.to_json(LOCK, &lock)?),
             (INVOICES, lines),
             (CREDITS, self.objects.to_json(CREDITS, &credits)?),
         ];
-        for (file, bytes) in small {
-            files.insert(file.to_owned(), ClosedFile::of(&bytes));
-            self.objects.create(&name(period, file), bytes).await?;
-        }
-        let manifest = Manifest {
-            format: FORMAT,
-            period,
-            files,
-            counts,
-            invoices: invoices.len() as u64,
+        Ok(Bill {
+            invoices,
+            credits,
             payable,
-        };
-        let bytes = self.objects.to_json(MANIFEST, &manifest)?;
-        self.objects.create(&name(period, MANIFEST), bytes).await?;
-        Ok(manifest)
-    }
-
-    /// Rates the month and writes its rated rows.
-    async fn rate(
-        &self,
-        lock: &Lock,
-        earlier: &BTreeMap<Period, Earlier>,
-        prices: &Prices,
-    ) -> Result<(Vec<Charge>, Counts, BTreeMap<String, ClosedFile>), PeriodError> {
-        let period = lock.period;
-        let mut booked = Booked::new();
-        for (month, _) in touched(lock, earlier) {
-            for invoice in self.invoices(month).await? {
-                invoice.book(&mut booked);
-            }
-        }
-        let ledger = Ledger::open(&self.store, lock).await?;
-        let months = touched(lock, earlier).map(|(month, earlier)| (month, &earlier.manifest));
-        let before = RatedRows::new(&self.store, months);
-        let rows = lock
-            .zones
-            .values()
-            .flat_map(|zone| &zone.files)
-            .map(|file| file.rows)
-            .sum();
-        let mut files = Files {
-            objects: self.objects.clone(),
-            runtime: Handle::current(),
-            period,
-            writer: None,
-            rows: 0,
-            written: BTreeMap::new(),
-        };
-        let prices = Arc::new(prices.clone());
-        let rating = tokio::task::spawn_blocking(move || {
-            let inputs = Inputs {
-                period,
-                ledger: &|| ledger.rows(),
-                rows,
-                earlier: &|| before.rows(&["event_id", "payload_hash"]),
-                booked: &booked,
-                book: &prices.book,
-                contracts: &prices.contracts,
-            };
-            let (charges, counts) = rate_month(&inputs, |batch| files.add(&batch))?;
-            files.finish().map_err(|source| io("rated rows", source))?;
-            Ok((charges, counts, files.written))
-        });
-        let rated = rating.await.unwrap_or_else(|error| Err(io("rated rows", error.into())));
-        rated.map_err(|source| PeriodError::Close { period, source })
+            files,
+        })
     }
 }
 
@@ -134,17 +180,31 @@ fn io(what: &'static str, source: BoxError) -> CloseError {
 }
 
 /// The files of rated rows, one after the other.
-struct Files {
-    objects: Objects,
+pub(super) struct Files {
+    /// Where they are written; nowhere if only their hashes are wanted.
+    objects: Option<Objects>,
     runtime: Handle,
     period: Period,
     writer: Option<ArrowWriter<Vec<u8>>>,
     rows: usize,
-    written: BTreeMap<String, ClosedFile>,
+    pub(super) written: BTreeMap<String, ClosedFile>,
 }
 
 impl Files {
-    fn add(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
+    pub(super) fn new(period: Period, objects: Option<Objects>) -> Self {
+        Files {
+            objects,
+            runtime: Handle::current(),
+            period,
+            writer: None,
+            rows: 0,
+            written: BTreeMap::new(),
+        }
+    }
+}
+
+impl RatedTaker for Files {
+    fn take(&mut self, batch: RecordBatch) -> Result<(), BoxError> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             None => {
@@ -156,24 +216,26 @@ impl Files {
                     .insert(ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties))?)
             }
         };
-        writer.write(batch)?;
+        writer.write(&batch)?;
         self.rows += batch.num_rows();
         if self.rows >= FILE_ROWS {
-            self.finish()?;
+            self.end()?;
         }
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), BoxError> {
+    fn end(&mut self) -> Result<(), BoxError> {
         let Some(writer) = self.writer.take() else {
             return Ok(());
         };
         let bytes = writer.into_inner()?;
         let file = format!("rated-{:05}.parquet", self.written.len());
         self.written.insert(file.clone(), ClosedFile::of(&bytes));
-        self.runtime
-            .block_on(self.objects.create(&name(self.period, &file), bytes))?;
         self.rows = 0;
+        if let Some(objects) = &self.objects {
+            self.runtime
+                .block_on(objects.create(&name(self.period, &file), bytes))?;
+        }
         Ok(())
     }
 }

@@ -140,6 +140,13 @@ impl Tables {
     }
 }
 
+impl Tables {
+    /// Where a file that the table's log names lies in the store.
+    pub fn place(&self, table: Table, file: &str) -> Result<Path, TableError> {
+        self.table(table).place(file)
+    }
+}
+
 fn projected(table: &DeltaTable, columns: &[&str]) -> Result<SchemaRef, TableError> {
     let all = table.table.arrow_schema();
     if columns.is_empty() {
@@ -157,6 +164,15 @@ fn projected(table: &DeltaTable, columns: &[&str]) -> Result<SchemaRef, TableErr
 }
 
 impl DeltaTable {
+    fn place(&self, file: &str) -> Result<Path, TableError> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| TableError::File {
+            path: file.to_owned(),
+            source: ParquetError::External(source),
+        };
+        let url = self.url.join(file).map_err(|error| failed(error.into()))?;
+        Path::from_url_path(url.path()).map_err(|error| failed(error.into()))
+    }
+
     async fn read(
         &self,
         file: TableFile,
@@ -168,11 +184,7 @@ impl DeltaTable {
             path: place.clone(),
             source,
         };
-        let url = self
-            .url
-            .join(&file.path)
-            .map_err(|e| failed(ParquetError::External(e.into())))?;
-        let path = Path::from_url_path(url.path()).map_err(|e| failed(ParquetError::External(e.into())))?;
+        let path = self.place(&file.path)?;
         let reader = ObjectReader::open(self.store.objects().clone(), path, file.size)
             .await
             .map_err(&failed)?;

@@ -7,11 +7,11 @@ use comfy_table::{Cell, CellAlignment, Table};
 
 use super::usage::price_of;
 use crate::money::Money;
-use crate::report::By;
 use crate::report::lines::Unrated;
 use crate::report::reconcile::{Finding, Reconciliation};
 use crate::report::sums::Meters;
 use crate::report::usage::{Sources, Total, UsageReport};
+use crate::report::{By, Corrections, MonthCheck};
 use crate::sku::Meter;
 
 /// Most rows of a table: nobody reads more on a terminal, and each is laid out in memory.
@@ -102,7 +102,7 @@ pub fn reconciliation(report: &Reconciliation) -> String {
     }
     let mut money = table(
         &["currency"],
-        &["rated from results", "rated", "rounding", "invoice lines"],
+        &["rated from results", "rated", "rounding", "lines, rounded"],
         &["agrees"],
     );
     for check in &report.money {
@@ -117,20 +117,7 @@ pub fn reconciliation(report: &Reconciliation) -> String {
     let _ = writeln!(out, "Tokens by tenant\n{tenants}\n\nAmounts by currency\n{money}");
     let (results, events) = (grouped(report.results), grouped(report.events));
     let _ = writeln!(out, "Results: {results}. Results that billing_events name: {events}.");
-    if report.jobs > 0 {
-        let _ = writeln!(
-            out,
-            "The results of {} jobs were counted against their requests.",
-            grouped(report.jobs)
-        );
-    }
-    if report.closed > 0 {
-        let _ = writeln!(
-            out,
-            "The files of {} closed months were compared with their manifests.",
-            grouped(report.closed)
-        );
-    }
+    out.push_str(&what_else(report));
     out.push_str(&source_notes(
         &report.sources,
         report.at_list.iter().map(|tenant| tenant.as_str()),
@@ -147,6 +134,59 @@ pub fn reconciliation(report: &Reconciliation) -> String {
         breaks => format!("NOT reconciled: {} breaks.", grouped(breaks)),
     };
     let _ = writeln!(out, "{verdict}");
+    out
+}
+
+/// What else was compared, and how much of it.
+fn what_else(report: &Reconciliation) -> String {
+    let mut out = String::new();
+    if report.jobs > 0 {
+        let _ = writeln!(
+            out,
+            "The results of {} jobs were counted against their requests.",
+            grouped(report.jobs)
+        );
+    }
+    let Corrections {
+        reversals,
+        replacements,
+        adjustments,
+    } = report.corrections;
+    if reversals + replacements + adjustments > 0 {
+        let [reversals, replacements, adjustments] = [reversals, replacements, adjustments].map(grouped);
+        let _ = writeln!(
+            out,
+            "Corrections, each against the event that it corrects: {reversals} reversals, {replacements} replacements, \
+             {adjustments} adjustments."
+        );
+    }
+    if report.closed > 0 {
+        let _ = writeln!(
+            out,
+            "\nClosed months: what their ledger rates to, and their invoices\n{}\nThe files of {} closed months were \
+             compared with their manifests, row by row and line by line with what the ledger makes.",
+            months(&report.months),
+            grouped(report.closed)
+        );
+    }
+    out
+}
+
+fn months(months: &[MonthCheck]) -> Table {
+    let amounts = ["rated", "charged", "rounding", "fees and credits", "tax", "payable"];
+    let mut out = table(
+        &["month", "currency"],
+        &[&["invoices"][..], &amounts].concat(),
+        &["agrees"],
+    );
+    for month in months {
+        let mut row = texts([&*month.period.to_string(), month.currency.code()]);
+        row.push(number(grouped(month.invoices)));
+        row.extend([month.rated, month.charged, month.rounding, month.other, month.tax].map(number));
+        row.push(number(month.payable.to_minor(month.currency)));
+        row.push(Cell::new(yes(month.agrees())));
+        out.add_row(row);
+    }
     out
 }
 
@@ -187,6 +227,12 @@ impl Display for Finding {
                     row.ingested_at, row.reason
                 )
             }
+            Finding::Correction {
+                event_id,
+                kind,
+                request,
+                problem,
+            } => write!(f, "{} {event_id} ({request}): {problem}", kind.as_str()),
             Finding::Unrated(Unrated { tenant, period, what }) => {
                 write!(
                     f,
@@ -201,6 +247,7 @@ impl Display for Finding {
             } => {
                 write!(f, "job {job} of {tenant}: {expected} requests, {found} with a result")
             }
+            Finding::Month(month) => month.fmt(f),
             Finding::Closed { path, problem } => write!(f, "{path} {problem}"),
             Finding::Sum { what, results, ledger } => write!(f, "{what}: results {results}, ledger {ledger}"),
         }

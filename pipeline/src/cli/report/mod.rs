@@ -19,6 +19,7 @@ use crate::jobs::records;
 use crate::prices::Prices;
 use crate::settings::Settings;
 use crate::store::Store;
+use crate::tables::TableError;
 use pinned::Pinned;
 use usage::Usage;
 pub(super) use usage::print_usage;
@@ -34,7 +35,7 @@ pub enum Report {
   bitnet report usage --month 2026-11 --by day,project --format xlsx -o november.xlsx
   bitnet report usage --month 2026-11 --format html -o november.html    # a page to forward")]
     Usage(Usage),
-    /// Check every billing row against its result; exit 1 if anything differs
+    /// Check every billing row against its result, and closed months against the ledger; exit 1 if anything differs
     #[command(after_help = "Examples:
   bitnet report reconcile
   bitnet report reconcile --drained    # after a drain: every request submitted must have a result, too")]
@@ -87,22 +88,19 @@ pub(super) async fn print_reconciliation(settings: &Settings, drained: bool) -> 
         expected.extend(jobs.map(|job| ((job.tenant_id, job.job_id), job.requests_total)));
     }
     let pinned = Pinned::open(settings).await?;
+    let terms = prices.clone();
     let report = tokio::task::spawn_blocking(move || {
-        reconcile(
-            &pinned.results(),
-            &pinned.events(),
-            &expected,
-            &prices.book,
-            &prices.contracts,
-        )
+        let (results, events) = (pinned.results(), pinned.events());
+        reconcile(&results, &events, &expected, &terms.book, &terms.contracts)
     });
     let mut report = report.await.map_err(|error| Failure::new(Exit::Internal, error))??;
     let periods = Periods::new(Store::open(&settings.store.uri)?);
-    for period in periods.closed().await?.into_keys() {
-        report.closed += 1;
-        for verify::Finding { path, problem } in periods.verify(period).await? {
-            report.find(Finding::Closed { path, problem });
-        }
+    let audit = periods.audit(&prices).await?;
+    report.closed = audit.months;
+    report.find_months(audit.checks);
+    report.findings += audit.more;
+    for verify::Finding { path, problem } in audit.findings {
+        report.find(Finding::Closed { path, problem });
     }
     write!(io::stdout(), "{}", render::reconciliation(&report))?;
     if report.passed() {
@@ -116,6 +114,10 @@ pub(super) async fn print_reconciliation(settings: &Settings, drained: bool) -> 
 impl From<ReportError> for Failure {
     fn from(error: ReportError) -> Failure {
         let (exit, remedy) = match &error {
+            ReportError::Table { source, .. } if is_damaged(source.as_ref()) => (
+                Exit::CheckFailed,
+                "a file of the table is damaged or gone; restore it from a backup",
+            ),
             ReportError::Table { .. } => (Exit::Outage, "check that the store is up, and run again"),
             ReportError::Terms { .. } | ReportError::Rate { .. } => (
                 Exit::Usage,
@@ -132,4 +134,11 @@ impl From<ReportError> for Failure {
         };
         Failure::new(exit, error).help(remedy)
     }
+}
+
+/// Whether the table itself is at fault, and not the way to it.
+fn is_damaged(error: &(dyn std::error::Error + 'static)) -> bool {
+    error
+        .downcast_ref::<TableError>()
+        .is_some_and(|error| !error.is_outage())
 }

@@ -1,0 +1,147 @@
+//! Stored JSON against what the ledger makes: invoice by invoice, line by line, value by value.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// Where the two differ, each as `place is X, but the ledger makes it Y`.
+pub(super) fn differences(stored: &Value, made: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    compare("", stored, made, &mut found);
+    found
+}
+
+fn compare(place: &str, stored: &Value, made: &Value, found: &mut Vec<String>) {
+    let below = |name: &str| match place {
+        "" => name.to_owned(),
+        place => format!("{place}.{name}"),
+    };
+    match (stored, made) {
+        (Value::Object(stored), Value::Object(made)) => {
+            let mut names: Vec<_> = stored.keys().chain(made.keys()).collect();
+            names.sort_unstable();
+            names.dedup();
+            for name in names {
+                let of = |object: &serde_json::Map<String, Value>| object.get(name).cloned().unwrap_or_default();
+                compare(&below(name), &of(stored), &of(made), found);
+            }
+        }
+        (Value::Array(stored), Value::Array(made)) if stored.len() == made.len() => {
+            for (index, (stored, made)) in stored.iter().zip(made).enumerate() {
+                compare(&format!("{place}[{index}]"), stored, made, found);
+            }
+        }
+        _ if stored == made => {}
+        _ => found.push(format!("{place} is {stored}, but the ledger makes it {made}")),
+    }
+}
+
+/// What in the stored invoices, one a line, is not what the ledger makes. With `usage_only`, fees, credits and
+/// what stands above the lines are left out.
+pub(super) fn invoices(stored: &[u8], made: &[Value], usage_only: bool) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut pairs: BTreeMap<String, [Option<Value>; 2]> = BTreeMap::new();
+    let lines = stored.split(|byte| *byte == b'\n').zip(1..);
+    for (line, place) in lines.filter(|(line, _)| !line.is_empty()) {
+        match serde_json::from_slice::<Value>(line) {
+            Ok(invoice) => {
+                let key = key(&invoice);
+                let pair = pairs.entry(key.clone()).or_default();
+                if pair[0].replace(invoice).is_some() {
+                    problems.push(format!("line {place}: {key} has two invoices"));
+                }
+            }
+            Err(error) => problems.push(format!("line {place} cannot be read: {error}")),
+        }
+    }
+    for invoice in made {
+        pairs.entry(key(invoice)).or_default()[1] = Some(invoice.clone());
+    }
+    for (of, [stored, made]) in pairs {
+        let number = |invoice: &Value| text(invoice, "number");
+        match (stored, made) {
+            (Some(stored), Some(made)) => invoice(&of, stored, made, usage_only, &mut problems),
+            (Some(stored), None) if has_lines(&stored, usage_only) => {
+                problems.push(format!(
+                    "invoice {} of {of} does not follow from the ledger",
+                    number(&stored)
+                ));
+            }
+            (None, Some(made)) if has_lines(&made, usage_only) => {
+                problems.push(format!(
+                    "lacks invoice {} of {of}, which the ledger makes",
+                    number(&made)
+                ));
+            }
+            _ => {}
+        }
+    }
+    problems
+}
+
+fn key(invoice: &Value) -> String {
+    format!("{} in {}", text(invoice, "tenant_id"), text(invoice, "currency"))
+}
+
+fn text(value: &Value, name: &str) -> String {
+    match &value[name] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn has_lines(invoice: &Value, usage_only: bool) -> bool {
+    let is_taken = |line: &Value| !usage_only || !line["sku"].is_null();
+    !usage_only
+        || invoice["lines"]
+            .as_array()
+            .is_some_and(|lines| lines.iter().any(is_taken))
+}
+
+fn invoice(of: &str, mut stored: Value, mut made: Value, usage_only: bool, problems: &mut Vec<String>) {
+    let place = format!("invoice {} of {of}", text(&stored, "number"));
+    let mut pairs: BTreeMap<String, [Option<Value>; 2]> = BTreeMap::new();
+    for (side, invoice) in [&mut stored, &mut made].into_iter().enumerate() {
+        for line in invoice["lines"].as_array_mut().map(std::mem::take).unwrap_or_default() {
+            if !usage_only || !line["sku"].is_null() {
+                let id = text(&line, "external_id");
+                pairs.entry(id).or_default()[side] = Some(line);
+            }
+        }
+    }
+    for (_, pair) in pairs {
+        match pair {
+            [Some(stored), Some(made)] => {
+                let found = differences(&stored, &made);
+                if !found.is_empty() {
+                    problems.push(format!("{place}, line {}: {}", line_name(&made), found.join("; ")));
+                }
+            }
+            [Some(stored), None] => {
+                let (line, amount) = (line_name(&stored), text(&stored, "amount"));
+                problems.push(format!(
+                    "{place}, line {line}: charges {amount}, but does not follow from the ledger"
+                ));
+            }
+            [None, Some(made)] => {
+                let (line, amount) = (line_name(&made), text(&made, "amount"));
+                problems.push(format!("{place} lacks line {line}: the ledger makes it {amount}"));
+            }
+            [None, None] => {}
+        }
+    }
+    let found = differences(&stored, &made);
+    if !usage_only && !found.is_empty() {
+        problems.push(format!("{place}: {}", found.join("; ")));
+    }
+}
+
+fn line_name(line: &Value) -> String {
+    let what = if line["sku"].is_null() { "description" } else { "sku" };
+    format!(
+        "{} of {} ({})",
+        text(line, what),
+        text(line, "charge_period"),
+        text(line, "external_id")
+    )
+}
