@@ -166,3 +166,38 @@ fn each_version_has_its_columns_and_its_times() {
     assert_eq!(periods[0]["BillingPeriodStatus"], "Open");
     assert!(rows(invoice_details(&issuer)).is_empty());
 }
+
+/// FOCUS 1.2, `specification/columns/`: those whose feature level is Mandatory.
+const MANDATORY: [&str; 21] = [
+    "BilledCost",
+    "BillingAccountId",
+    "BillingAccountName",
+    "BillingCurrency",
+    "BillingPeriodEnd",
+    "BillingPeriodStart",
+    "ChargeCategory",
+    "ChargeClass",
+    "ChargeDescription",
+    "ChargePeriodEnd",
+    "ChargePeriodStart",
+    "ContractedCost",
+    "EffectiveCost",
+    "InvoiceIssuerName",
+    "ListCost",
+    "PricingQuantity",
+    "PricingUnit",
+    "ProviderName",
+    "PublisherName",
+    "ServiceCategory",
+    "ServiceName",
+];
+
+#[test]
+fn mandatory_columns_are_there_and_no_row_has_one_region() {
+    let rows = focus(&report(), FocusVersion::V1_2, &contracts());
+    for column in MANDATORY {
+        assert!(rows[0].contains_key(column), "{column}");
+    }
+    let has_region = |row: &Row| !row["RegionId"].is_empty() || !row["RegionName"].is_empty();
+    assert!(!rows.iter().any(has_region));
+}

@@ -31,7 +31,7 @@ pub(super) static V1_4: Version = Version {
     },
 };
 
-const COMMON: [Column; 37] = [
+const COMMON: [Column; 39] = [
     column("BilledCost", Kind::Exact),
     column("BillingAccountId", Kind::Text),
     column("BillingAccountName", Kind::Text),
@@ -56,6 +56,10 @@ const COMMON: [Column; 37] = [
     column("PricingCategory", Kind::Text),
     column("PricingQuantity", Kind::Exact),
     column("PricingUnit", Kind::Text),
+    // A row is what a month sold at one price, wherever: no price depends on the region, and the steps of a price
+    // count across them. So both stay null.
+    column("RegionId", Kind::Text),
+    column("RegionName", Kind::Text),
     column("ServiceCategory", Kind::Text),
     column("ServiceName", Kind::Text),
     column("ServiceSubcategory", Kind::Text),
@@ -71,9 +75,9 @@ const COMMON: [Column; 37] = [
     column("x_TokenType", Kind::Text),
 ];
 
-static COLUMNS_1_2: [Column; 39] = with([column("ProviderName", Kind::Text), column("PublisherName", Kind::Text)]);
+static COLUMNS_1_2: [Column; 41] = with([column("ProviderName", Kind::Text), column("PublisherName", Kind::Text)]);
 
-static COLUMNS_1_4: [Column; 40] = with([
+static COLUMNS_1_4: [Column; 42] = with([
     column("HostProviderName", Kind::Text),
     column("ServiceProviderName", Kind::Text),
     column("InvoiceDetailId", Kind::Text),
