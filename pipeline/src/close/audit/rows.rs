@@ -345,3 +345,6 @@ fn text_column(rows: &RecordBatch, column: &str) -> Result<(), String> {
         .map(drop)
         .ok_or_else(|| format!("there is no text column {column}"))
 }
+
+#[cfg(test)]
+mod tests;
