@@ -7,9 +7,10 @@ use kernels::float::{
 use kernels::matmul::{Projection, matmul};
 use kernels::ternary::TernaryMatrix;
 
+use crate::cached::Cached;
 use crate::clock::Clock;
 use crate::contention::Contended;
-use crate::limits::{self, MEMORY_LEN, Unit};
+use crate::limits::{self, Limits, MEMORY_LEN, Unit};
 use crate::report::{self, Measured, Round};
 use crate::{Options, Results};
 
@@ -80,7 +81,8 @@ impl Bench<'_> {
                 macs: rows * cols * tokens,
                 bytes: rows * cols / 4 + tokens * (cols + 4 * rows),
             };
-            let measured = self.measure(name(tokens), Unit::Int8, work, || multiply(&mut out));
+            let cached = (tokens == 1).then(|| Cached::new(self.options.kernel));
+            let measured = self.measure_beside(cached, name(tokens), Unit::Int8, work, || multiply(&mut out));
             results.cases.push(measured);
             if self.has_all_cores() && CONTENDED.contains(&(rows, cols, tokens)) {
                 let contended = Contended::measure(name(tokens), self.options.rounds, || multiply(&mut out));
@@ -179,17 +181,41 @@ impl Bench<'_> {
         time("argmax", 4, &mut || assert!(argmax(kernel, &x).is_some()));
     }
 
-    pub(crate) fn measure(&self, name: String, unit: Unit, work: Work, mut run: impl FnMut() + Send) -> Measured {
+    pub(crate) fn measure(&self, name: String, unit: Unit, work: Work, run: impl FnMut() + Send) -> Measured {
+        self.measure_beside(None, name, unit, work, run)
+    }
+
+    /// Rounds of a case, with the machine's limits and those of `cached`.
+    fn measure_beside(
+        &self,
+        mut cached: Option<Cached>,
+        name: String,
+        unit: Unit,
+        work: Work,
+        mut run: impl FnMut() + Send,
+    ) -> Measured {
         let Options {
-            kernel, clock, rounds, ..
+            kernel,
+            clock,
+            rounds,
+            threads,
+            ..
         } = *self.options;
-        let rounds: Vec<Round> = (0..rounds)
-            .map(|round| Round {
-                limits: unit.limits(kernel, clock, &self.memory, round),
+        let mut round = |round| {
+            let on_one = |cached: &mut Cached| match &self.one {
+                Some(one) => one.install(|| cached.macs(kernel, clock)),
+                None => cached.macs(kernel, clock),
+            };
+            Round {
+                limits: Limits {
+                    cached_macs: cached.as_mut().map(|cached| on_one(cached) * threads as f64),
+                    ..unit.limits(kernel, clock, &self.memory, round)
+                },
                 seconds: time(clock, ROUND_MIN_SECONDS, &mut run),
                 seconds_of_one: (self.one.as_ref()).map(|one| one.install(|| time(clock, ROUND_MIN_SECONDS, &mut run))),
-            })
-            .collect();
+            }
+        };
+        let rounds: Vec<Round> = (0..rounds).map(&mut round).collect();
         let measured = Measured::new(name, unit, work, &rounds);
         report::line(&measured);
         measured

@@ -28,6 +28,8 @@ pub(crate) struct Limits {
     pub(crate) tile_macs: Option<f64>,
     /// Bytes read a second.
     pub(crate) bytes: f64,
+    /// Multiply-adds a second of the case's own kernel where no memory is waited for, for a single token.
+    pub(crate) cached_macs: Option<f64>,
 }
 
 impl Unit {
@@ -57,6 +59,7 @@ impl Unit {
             macs,
             tile_macs,
             bytes: read(clock, &memory[round % 4 * quarter..][..quarter]),
+            cached_macs: None,
         }
     }
 }

@@ -4,13 +4,14 @@
 //! [--json FILE]`
 //!
 //! Every case is timed in rounds, and each round first times the machine: its peak of integer or float multiply-adds
-//! and the rate at which it reads memory. What both allow for a case, as a percentage of the time it took, is what it
-//! is judged by; since a noisy neighbour slows both, the median over the rounds holds. Outputs are checked too.
+//! and the rate at which it reads memory, and for a single token also how fast its kernel is on a matrix in L1. What
+//! these allow for a case, as a percentage of the time it took, is what it is judged by; since a noisy neighbour slows both, the median over the rounds holds. Outputs are checked too.
 //! More threads than one are compared with one in the same rounds, and as many as there are cores beside a process that
 //! keeps a core busy.
 
 mod clock;
 mod limits;
+mod cached;
 mod cases;
 mod head;
 mod contention;

@@ -19,7 +19,6 @@ pub(crate) struct Round {
 /// One case: medians of its rounds.
 pub(crate) struct Measured {
     name: String,
-    unit: Unit,
     seconds: f64,
     gmacs: f64,
     gigabytes: f64,
@@ -27,8 +26,10 @@ pub(crate) struct Measured {
     limit_gigabytes: f64,
     /// The time that the limits allow, in percent of the time taken.
     percent: Spread,
-    /// Whether memory is the nearer limit.
-    memory_bound: bool,
+    /// The nearest limit, and how many 10⁹ multiply-adds or bytes a second it is.
+    limit: (&'static str, f64),
+    /// What the kernel does from L1, in 10⁹ multiply-adds a second.
+    cached_gmacs: Option<f64>,
     /// What tile registers can do, in 10⁹ multiply-adds a second, and the percentage with it in place of the int8 peak.
     tiles: Option<(f64, Spread)>,
     /// How many times faster all threads are than one.
@@ -61,32 +62,37 @@ impl Measured {
             values.map(|values| Spread::of(values.into_iter()))
         };
         let (macs, bytes) = (work.macs as f64, work.bytes as f64);
-        let percent = |peak: f64, round: &Round| (macs / peak).max(bytes / round.limits.bytes) / round.seconds * 100.0;
+        let percent = |peak: f64, round: &Round| {
+            let cached = round.limits.cached_macs.map_or(0.0, |cached| macs / cached);
+            (macs / peak).max(bytes / round.limits.bytes).max(cached) / round.seconds * 100.0
+        };
         let seconds = spread(&|round| round.seconds).median();
         let limit_gmacs = spread(&|round| round.limits.macs).median() / 1e9;
         let limit_gigabytes = spread(&|round| round.limits.bytes).median() / 1e9;
+        let cached_gmacs = some(&|round| round.limits.cached_macs).map(|cached| cached.median() / 1e9);
+        let limits = [
+            (bytes / limit_gigabytes, ("memory read", limit_gigabytes)),
+            (macs / limit_gmacs, (unit.name(), limit_gmacs)),
+            (
+                macs / cached_gmacs.unwrap_or(f64::INFINITY),
+                ("unpacking in L1", cached_gmacs.unwrap_or_default()),
+            ),
+        ];
+        let nearest = limits.into_iter().max_by(|(a, _), (b, _)| a.total_cmp(b));
         let tile_percent = some(&|round| round.limits.tile_macs.map(|peak| percent(peak, round)));
         let tile_gmacs = some(&|round| round.limits.tile_macs.map(|peak| peak / 1e9));
         Measured {
             name,
-            unit,
             seconds,
             gmacs: macs / seconds / 1e9,
             gigabytes: bytes / seconds / 1e9,
             limit_gmacs,
             limit_gigabytes,
             percent: spread(&|round| percent(round.limits.macs, round)),
-            memory_bound: bytes / limit_gigabytes > macs / limit_gmacs,
+            limit: nearest.map(|(_, limit)| limit).unwrap_or_default(),
+            cached_gmacs,
             tiles: tile_gmacs.map(Spread::median).zip(tile_percent),
             scaling: some(&|round| round.seconds_of_one.map(|one| one / round.seconds)),
-        }
-    }
-
-    fn limit(&self) -> (&'static str, f64) {
-        if self.memory_bound {
-            ("memory read", self.limit_gigabytes)
-        } else {
-            (self.unit.name(), self.limit_gmacs)
         }
     }
 }
@@ -102,7 +108,7 @@ pub(crate) fn head(options: &Options) {
 
 /// Prints one case.
 pub(crate) fn line(m: &Measured) {
-    let (Spread([percent, low, high]), (limit, giga)) = (m.percent, m.limit());
+    let (Spread([percent, low, high]), (limit, giga)) = (m.percent, m.limit);
     print!(
         "{:<44} {:>10.3} {:>9.1} {:>7.2}  ",
         m.name,
@@ -111,6 +117,9 @@ pub(crate) fn line(m: &Measured) {
         m.gigabytes
     );
     print!("{percent:>5.1} % ({low:.0} to {high:.0}) of {limit} {giga:.1}");
+    if let Some(cached) = m.cached_gmacs {
+        print!(", {cached:.0} GMAC/s in L1");
+    }
     if let Some((gmacs, Spread([percent, ..]))) = m.tiles {
         print!(", {percent:.1} % with AMX's {gmacs:.0}");
     }
@@ -142,7 +151,7 @@ pub(crate) fn json(options: &Options, results: &Results) -> String {
 }
 
 fn case(m: &Measured) -> String {
-    let (limit, _) = m.limit();
+    let (limit, _) = m.limit;
     let mut json = format!(
         "    {{\"name\": \"{}\", \"seconds\": {:.6e}, \"gmacs\": {:.2}, \"gigabytes\": {:.3}, \"limit\": \"{limit}\", \
          \"limit_gmacs\": {:.1}, \"limit_gigabytes\": {:.2}, {}",
@@ -154,6 +163,9 @@ fn case(m: &Measured) -> String {
         m.limit_gigabytes,
         fields("percent", m.percent, 1),
     );
+    if let Some(cached) = m.cached_gmacs {
+        json += &format!(", \"cached_gmacs\": {cached:.1}");
+    }
     if let Some((gmacs, percent)) = m.tiles {
         json += &format!(", \"tile_gmacs\": {gmacs:.1}, {}", fields("tile_percent", percent, 1));
     }

@@ -83,7 +83,7 @@ fn one_token(tile: Tile<'_>, panel: Panel<'_>, sums: &mut Sums) {
         let fetch = FETCH_LINES + if k + FETCH_LINES < quarter { 0 } else { len - quarter };
         for (stream, acc) in acc.iter_mut().enumerate() {
             let line = &tile.lines[stream * quarter + k];
-            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).wrapping_add(fetch).cast());
+            _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).wrapping_add(fetch).cast());
             multiply_all(line, words[stream * quarter + k], acc);
         }
     }

@@ -22,9 +22,10 @@ use serde_json::json;
 
 use self::machine::Machine;
 use self::report::{Measured, Round};
+use crate::cli::partial::Partial;
 use crate::cli::{Exit, Failure};
 
-/// Tokens of the prompt that is timed.
+/// Tokens of the prompt that is timed, where the model has room for one more.
 const PROMPT_LEN: usize = 512;
 /// Tokens of each prompt that decoding starts from.
 const CONTEXT_LEN: usize = 128;
@@ -77,14 +78,16 @@ enum ShapeName {
 /// What is timed.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Case {
-    /// One prompt, up to its first token.
-    Prompt,
+    /// One prompt of so many tokens, up to its first token.
+    Prompt(usize),
     /// One more token for each of so many sequences.
     Decode(usize),
 }
 
 impl Bench {
     pub(super) fn run(self) -> Result<(), Failure> {
+        // Before anything takes time.
+        let record = self.json.as_deref().map(Partial::create).transpose()?;
         let start = Instant::now();
         let (name, model) = self.load()?;
         let model = Arc::new(model.without_end());
@@ -99,7 +102,8 @@ impl Bench {
         if !self.in_turns {
             report::head(&model, &name, threads);
         }
-        for case in std::iter::once(Case::Prompt).chain(BATCHES.map(Case::Decode)) {
+        let prompt = Case::Prompt(PROMPT_LEN.min(model.context_length().saturating_sub(1)));
+        for case in std::iter::once(prompt).chain(BATCHES.map(Case::Decode)) {
             let rounds = self.measure(&model, threads, &machine, case)?;
             let case = Measured::new(case, &model.footprint(), &rounds);
             if !self.in_turns {
@@ -107,12 +111,9 @@ impl Bench {
             }
             measured.push(case);
         }
-        if let Some(path) = &self.json {
-            let record = report::json(&model, &name, threads, &measured);
-            std::fs::write(path, record).map_err(|error| {
-                Failure::new(Exit::Usage, format!("cannot write {}: {error}", path.display()))
-                    .help("name a file in a folder that can be written")
-            })?;
+        if let Some((partial, mut file)) = record {
+            file.write_all(report::json(&model, &name, threads, &measured).as_bytes())?;
+            partial.finish()?;
         }
         Ok(())
     }
@@ -186,7 +187,7 @@ fn check(model: &Model) -> Result<(), Failure> {
 impl Case {
     pub(super) fn name(self) -> String {
         match self {
-            Case::Prompt => format!("prompt {PROMPT_LEN}"),
+            Case::Prompt(len) => format!("prompt {len}"),
             Case::Decode(batch) => format!("decode, batch {batch}"),
         }
     }
@@ -194,7 +195,7 @@ impl Case {
     /// Tokens of a step.
     pub(super) fn tokens(self) -> usize {
         match self {
-            Case::Prompt => PROMPT_LEN,
+            Case::Prompt(len) => len,
             Case::Decode(batch) => batch,
         }
     }
@@ -202,7 +203,7 @@ impl Case {
     /// Rows of a step whose logits are computed.
     pub(super) fn rows(self) -> usize {
         match self {
-            Case::Prompt => 1,
+            Case::Prompt(_) => 1,
             Case::Decode(batch) => batch,
         }
     }
@@ -214,7 +215,7 @@ impl Case {
     /// Steps of a round, long enough to be timed.
     fn steps(self) -> usize {
         match self {
-            Case::Prompt => 1,
+            Case::Prompt(_) => 1,
             Case::Decode(batch) if batch <= 8 => 8,
             Case::Decode(_) => 4,
         }
@@ -235,7 +236,7 @@ struct Run {
 impl Run {
     fn new(model: &Arc<Model>, threads: usize, case: Case, rounds: usize) -> Result<Run, Failure> {
         let tokens_max = match case {
-            Case::Prompt => 1,
+            Case::Prompt(_) => 1,
             // The first prompts are ahead of the last by the steps that all of them take.
             Case::Decode(batch) => 1 + WARM_STEPS + rounds * case.steps() + 2 + batch * CONTEXT_LEN / PROMPT_LEN * 2,
         };
@@ -260,7 +261,7 @@ impl Run {
             context: CONTEXT_LEN,
         };
         match case {
-            Case::Prompt => run.round().map(drop)?, // untimed
+            Case::Prompt(_) => run.round().map(drop)?, // untimed
             Case::Decode(batch) => run.start(batch)?,
         }
         Ok(run)
@@ -269,14 +270,14 @@ impl Run {
     /// One round: seconds of a step, and the positions that its tokens see together.
     fn round(&mut self) -> Result<(f64, usize), Failure> {
         match self.case {
-            Case::Prompt => {
-                self.submit(PROMPT_LEN)?;
+            Case::Prompt(len) => {
+                self.submit(len)?;
                 let start = Instant::now();
                 let report = self.engine.step();
                 let seconds = start.elapsed().as_secs_f64();
                 let done = report.events.iter().any(|event| matches!(event, Event::Finished(..)));
-                self.expect(report.tokens == PROMPT_LEN && done)?;
-                Ok((seconds, (1..=PROMPT_LEN).sum()))
+                self.expect(report.tokens == len && done)?;
+                Ok((seconds, (1..=len).sum()))
             }
             Case::Decode(batch) => {
                 let steps = self.case.steps();
@@ -321,7 +322,7 @@ impl Run {
         let token = |i: usize| (self.submitted * 7919 + i as u64 * 104_729 + 1) % vocabulary;
         let prompt: Vec<u64> = (0..len).map(token).collect();
         let body = json!({ "prompt": prompt, "max_tokens": self.tokens_max, "temperature": 0 });
-        let refused = |error| Failure::new(Exit::BadInput, error).help("bench a model with 1,024 positions or more");
+        let refused = |error| Failure::new(Exit::BadInput, error).help("bench a model with 256 positions or more");
         let job = self
             .model
             .prepare(Endpoint::Completions, &body, "bench")
@@ -351,7 +352,7 @@ mod tests {
         let model = Model::random(engine::Shape::Tiny, &LoadOptions::default()).expect("a kernel runs here");
         check(&model).expect("finite logits");
         let model = Arc::new(model);
-        for case in [Case::Prompt, Case::Decode(1), Case::Decode(64)] {
+        for case in [Case::Prompt(PROMPT_LEN), Case::Decode(1), Case::Decode(64)] {
             let mut run = Run::new(&model, 2, case, 2).expect("it starts");
             for _ in 0..2 {
                 let (seconds, contexts) = run.round().expect("a whole batch");

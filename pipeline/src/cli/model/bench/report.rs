@@ -74,7 +74,7 @@ fn allowed(case: Case, footprint: &Footprint, round: &Round) -> [f64; 2] {
     let int8 = case.tokens() as u64 * footprint.ternary_weights + case.rows() as u64 * footprint.head_weights;
     let f32 = round.contexts as u64 * footprint.position_macs;
     // A prompt's own keys and values are read from the cache by each tile of queries; once is the least.
-    let positions = if let Case::Prompt = case {
+    let positions = if let Case::Prompt(_) = case {
         case.tokens()
     } else {
         round.contexts
