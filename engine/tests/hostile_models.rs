@@ -230,6 +230,23 @@ fn unknown_kinds_and_missing_files_are_named() {
 }
 
 #[test]
+fn a_context_of_one_position_loads_and_refuses_what_does_not_fit() {
+    let dir = copy("bitnet-packed");
+    let path = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["max_position_embeddings"] = json!(1);
+    fs::write(&path, config.to_string()).unwrap();
+    let model = load(dir.path()).unwrap();
+    assert_eq!(model.logits(&[1]).unwrap().len(), model.vocabulary());
+    let error = model.logits(&[1, 2]).unwrap_err();
+    assert_eq!(error.code, "context_length_exceeded");
+    let error = model
+        .prepare(Endpoint::Completions, &json!({ "prompt": [1] }), "")
+        .unwrap_err();
+    assert_eq!(error.code, "context_length_exceeded", "{error}");
+}
+
+#[test]
 fn the_digest_tells_models_apart_and_not_folders() {
     let (first, second) = (copy("bitnet-packed"), copy("bitnet-packed"));
     let digest =
@@ -263,8 +280,9 @@ proptest! {
         }
         fs::write(&path, bytes).unwrap();
         if let Ok(model) = load(dir.path()) {
-            let logits = model.logits(&[1, 2, 3]).unwrap();
-            prop_assert_eq!(logits.len(), 3 * model.vocabulary());
+            let tokens = &[1, 2, 3][..model.context_length().min(3)]; // some are left with a context of one
+            let logits = model.logits(tokens).unwrap();
+            prop_assert_eq!(logits.len(), tokens.len() * model.vocabulary());
             let _ = model.prepare(Endpoint::Completions, &json!({ "prompt": "Some text, ünd" }), "");
             let _ = model.prepare(Endpoint::ChatCompletions, &json!({ "messages": [{ "role": "user", "content": "a" }] }), "");
         }
