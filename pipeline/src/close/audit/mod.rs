@@ -326,8 +326,7 @@ impl Periods {
         let period = stored.period;
         let path = name(period, INVOICES);
         if let Some(bytes) = self.objects.bytes(&path).await? {
-            let expected: Vec<Value> = made.bill.invoices.iter().map(value).collect();
-            audit.find_all(&path, values::invoices(&bytes, &expected, !made.whole));
+            audit.find_all(&path, values::invoices(&bytes, &made.bill.invoices, !made.whole));
             if let Ok(invoices) = self.objects.lines::<Invoice>(&path, &bytes) {
                 let checks = billing::report::month_checks(period, &made.charges, &invoices);
                 audit

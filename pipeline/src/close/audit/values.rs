@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use billing::invoice::Invoice;
 use serde_json::Value;
 
 /// Where the two differ, each as `place is X, but the ledger makes it Y`.
@@ -38,24 +39,37 @@ fn compare(place: &str, stored: &Value, made: &Value, found: &mut Vec<String>) {
 
 /// What in the stored invoices, one a line, is not what the ledger makes. With `usage_only`, fees, credits and
 /// what stands above the lines are left out.
-pub(super) fn invoices(stored: &[u8], made: &[Value], usage_only: bool) -> Vec<String> {
+pub(super) fn invoices(stored: &[u8], made: &[Invoice], usage_only: bool) -> Vec<String> {
     let mut problems = Vec::new();
     let mut pairs: BTreeMap<String, [Option<Value>; 2]> = BTreeMap::new();
+    // A line that is what the ledger makes to the byte needs no second look.
+    let made = made
+        .iter()
+        .map(|invoice| serde_json::to_vec(invoice).unwrap_or_default());
+    let mut unseen: BTreeMap<Vec<u8>, bool> = made.map(|line| (line, true)).collect();
     let lines = stored.split(|byte| *byte == b'\n').zip(1..);
     for (line, place) in lines.filter(|(line, _)| !line.is_empty()) {
+        if unseen.get_mut(line).is_some_and(std::mem::take) {
+            continue;
+        }
         match serde_json::from_slice::<Value>(line) {
             Ok(invoice) => {
                 let key = key(&invoice);
+                let is_repeated = unseen.contains_key(line);
                 let pair = pairs.entry(key.clone()).or_default();
-                if pair[0].replace(invoice).is_some() {
+                if is_repeated || pair[0].is_some() {
                     problems.push(format!("line {place}: {key} has two invoices"));
                 }
+                pair[0] = Some(invoice).filter(|_| !is_repeated);
             }
             Err(error) => problems.push(format!("line {place} cannot be read: {error}")),
         }
     }
-    for invoice in made {
-        pairs.entry(key(invoice)).or_default()[1] = Some(invoice.clone());
+    for (line, _) in unseen.into_iter().filter(|(_, unseen)| *unseen) {
+        if let Ok(invoice) = serde_json::from_slice::<Value>(&line) {
+            let pair = pairs.entry(key(&invoice)).or_default();
+            pair[1] = Some(invoice);
+        }
     }
     for (of, [stored, made]) in pairs {
         let number = |invoice: &Value| text(invoice, "number");
