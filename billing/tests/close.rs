@@ -258,7 +258,7 @@ fn a_later_price_changes_no_earlier_charge() {
         .replace("\"9.00\"", "\"90.00\"");
     let with = book().with(&later, "later.toml").unwrap();
     let before = close("2026-10", &rows);
-    let after = try_close_with(&with, "2026-10", &rows, &[], &Booked::new()).unwrap();
+    let after = try_close_with((&with, &contracts()), "2026-10", &rows, &[], &Booked::new()).unwrap();
     assert_eq!((before.batches, before.charges), (after.batches, after.charges));
     let now = usage_row(
         &result("acme", 1),

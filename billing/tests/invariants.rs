@@ -12,20 +12,18 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Decimal128Array, RecordBatch};
 use arrow::datatypes::Decimal128Type;
 use bigdecimal::BigDecimal;
-use billing::close::Batches;
-use billing::close::rated::{Booked, Charge, Inputs, rate_month};
+use billing::close::rated::{Booked, Charge};
 use billing::contract::Contracts;
 use billing::event::{payload_hash, usage_row};
-use billing::invoice::{CreditState, Invoice, Month, issue};
+use billing::invoice::{CreditState, Invoice};
 use billing::money::{MONEY_PARTS_MAX, Money};
-use billing::period::Period;
 use billing::price_book::PriceBook;
 use billing::rate::{Model, PricePoint, Step, rate};
 use billing::report::focus::{FocusVersion, Issuer, Unbilled, cost_and_usage};
 use billing::report::reconcile::{Expected, reconcile};
 use billing::report::usage::{Filter, UsageReport, usage};
 use billing::report::{InMemory, Invoiced, render};
-use common::{CONTRACTS, PRICES, result};
+use common::{CONTRACTS, PRICES, closing, result};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use proptest::prelude::*;
@@ -134,36 +132,11 @@ struct Closed {
     bytes: Vec<u8>,
 }
 
-fn open(batches: &[RecordBatch]) -> Batches<'_> {
-    Box::new(batches.iter().cloned().map(Ok))
-}
-
 fn close(book: &PriceBook, month: &str, rows: &[BillingRow], earlier: &[RecordBatch], booked: &Booked) -> Closed {
-    let (period, contracts): (Period, _) = (month.parse().unwrap(), contracts());
-    let ledger = table(rows).0;
-    let inputs = Inputs {
-        period,
-        ledger: &|| open(&ledger),
-        rows: rows.len() as u64,
-        earlier: &|| open(earlier),
-        booked,
-        book,
-        contracts: &contracts,
-    };
-    let mut batches = Vec::new();
-    let keep = |batch| {
-        batches.push(batch);
-        Ok(())
-    };
-    let (charges, _) = rate_month(&inputs, keep).unwrap();
-    let month = Month {
-        period,
-        issued_at: period.end(),
-        charges: &charges,
-        contracts: &contracts,
-        credits: &CreditState::default(),
-    };
-    let (invoices, _) = issue(&month).unwrap();
+    let contracts = contracts();
+    let closed = closing::try_close_with((book, &contracts), month, rows, earlier, booked).unwrap();
+    let closing::Closed { batches, charges, .. } = closed;
+    let (invoices, _) = closing::invoices(month, &charges, &contracts, &CreditState::default());
     let mut bytes = serde_json::to_vec(&invoices).unwrap();
     if let Some(first) = batches.first() {
         let mut writer = ArrowWriter::try_new(Vec::new(), first.schema(), None).unwrap();

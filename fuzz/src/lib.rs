@@ -17,6 +17,15 @@ use engine::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// The tiny models of `engine/tests/golden` that are folders as Hugging Face has them.
+pub const HUGGING_FACE: [&str; 6] = [
+    "bitnet-packed",
+    "bitnet-linear",
+    "llama-bitlinear",
+    "llama-unpacked",
+    "bitnet-online",
+    "llama-rope3",
+];
 /// Positions of a request: enough for a prompt and a few tokens.
 const CONTEXT_LENGTH: usize = 64;
 /// Tokens of an answer before it is given up.

@@ -7,26 +7,19 @@
 use std::fs;
 use std::sync::LazyLock;
 
-use fuzz::Scratch;
+use fuzz::{HUGGING_FACE, Scratch};
 use libfuzzer_sys::fuzz_target;
 
-const MODELS: [&str; 6] = [
-    "bitnet-packed",
-    "bitnet-linear",
-    "llama-bitlinear",
-    "llama-unpacked",
-    "bitnet-online",
-    "llama-rope3",
-];
 const GENERATION: &str = "generation_config.json";
 
-static FOLDERS: LazyLock<Vec<Scratch>> = LazyLock::new(|| MODELS.iter().map(|name| Scratch::of_golden(name)).collect());
+static FOLDERS: LazyLock<Vec<Scratch>> =
+    LazyLock::new(|| HUGGING_FACE.iter().map(|name| Scratch::of_golden(name)).collect());
 
 fuzz_target!(|data: &[u8]| {
     let Some((choice, text)) = data.split_first() else {
         return;
     };
-    let folder = &FOLDERS[usize::from(*choice) % MODELS.len()];
+    let folder = &FOLDERS[usize::from(*choice) % HUGGING_FACE.len()];
     let mut parts = text.splitn(2, |byte| *byte == 0);
     folder.write("config.json", parts.next().unwrap_or_default());
     match parts.next() {

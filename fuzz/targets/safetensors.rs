@@ -9,7 +9,7 @@
 use std::fs;
 use std::sync::LazyLock;
 
-use fuzz::{Scratch, golden};
+use fuzz::{HUGGING_FACE, Scratch, golden};
 use libfuzzer_sys::fuzz_target;
 
 const WEIGHTS: &str = "model.safetensors";
@@ -23,15 +23,10 @@ struct Target {
 }
 
 static TARGETS: LazyLock<Vec<Target>> = LazyLock::new(|| {
-    let names = [
-        "bitnet-packed",
-        "bitnet-linear",
-        "llama-bitlinear",
-        "llama-unpacked",
-        "bitnet-online",
-        "llama-rope3",
-    ];
-    let mut targets: Vec<Target> = names.iter().map(|name| Target::new(Scratch::of_golden(name))).collect();
+    let mut targets: Vec<Target> = HUGGING_FACE
+        .iter()
+        .map(|name| Target::new(Scratch::of_golden(name)))
+        .collect();
     let converted = Scratch::new();
     engine::convert(&golden("bitnet-packed"), &converted.path("model")).expect("a tiny model converts");
     let folder = Scratch::new();

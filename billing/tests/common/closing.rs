@@ -54,7 +54,7 @@ pub(crate) fn try_close(
     earlier: &[RecordBatch],
     booked: &Booked,
 ) -> Result<Closed, CloseError> {
-    try_close_with(&book(), month, rows, earlier, booked)
+    try_close_with((&book(), &contracts()), month, rows, earlier, booked)
 }
 
 pub(crate) fn open(batches: &[RecordBatch]) -> Batches<'_> {
@@ -62,14 +62,13 @@ pub(crate) fn open(batches: &[RecordBatch]) -> Batches<'_> {
 }
 
 pub(crate) fn try_close_with(
-    book: &PriceBook,
+    (book, contracts): (&PriceBook, &Contracts),
     month: &str,
     rows: &[BillingRow],
     earlier: &[RecordBatch],
     booked: &Booked,
 ) -> Result<Closed, CloseError> {
     let batches: Vec<_> = rows.chunks(7).map(|rows| to_batch(rows).unwrap()).collect();
-    let contracts = contracts();
     let inputs = Inputs {
         period: period(month),
         ledger: &|| open(&batches),
@@ -77,7 +76,7 @@ pub(crate) fn try_close_with(
         earlier: &|| open(earlier),
         booked,
         book,
-        contracts: &contracts,
+        contracts,
     };
     let mut kept = Vec::new();
     let (charges, counts) = rate_month(&inputs, |batch| {
