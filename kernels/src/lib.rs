@@ -20,5 +20,6 @@ pub mod float;
 pub mod head;
 pub mod limits;
 mod memory;
+mod share;
 
 pub use cpu::Kernel;

@@ -78,13 +78,18 @@ fn one_token(tile: Tile<'_>, panel: Panel<'_>, sums: &mut Sums) {
     let (len, quarter) = (tile.lines.len(), tile.lines.len() / STREAMS);
     let words = &panel.words[..len];
     let mut acc = [[_mm512_setzero_si512(); GROUPS]; STREAMS];
+    // A page on in the same stream, then in the next tile's. With none to come, lines that are here already.
+    let here = tile.lines.as_ptr().wrapping_add(FETCH_LINES);
+    let ahead = match tile.ahead {
+        [] => tile.lines.as_ptr(),
+        lines => lines.as_ptr().wrapping_add(FETCH_LINES).wrapping_sub(quarter),
+    };
     for k in 0..quarter {
-        // A page on in the same stream, or in that of the tile that follows in memory.
-        let fetch = FETCH_LINES + if k + FETCH_LINES < quarter { 0 } else { len - quarter };
+        let fetch = if k + FETCH_LINES < quarter { here } else { ahead };
         for (stream, acc) in acc.iter_mut().enumerate() {
-            let line = &tile.lines[stream * quarter + k];
-            _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).wrapping_add(fetch).cast());
-            multiply_all(line, words[stream * quarter + k], acc);
+            let at = stream * quarter + k;
+            _mm_prefetch::<_MM_HINT_T1>(fetch.wrapping_add(at).cast());
+            multiply_all(&tile.lines[at], words[at], acc);
         }
     }
     for (line, word) in tile.lines.iter().zip(words).skip(STREAMS * quarter) {

@@ -17,13 +17,12 @@ pub(crate) mod amx;
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use crate::Kernel;
 use crate::activations::{Activations, PANEL_TOKENS_MAX, Panel};
 use crate::cpu::Pass;
 use crate::float::simd::Simd;
 use crate::memory::{Line, SharedRows};
+use crate::share::share;
 use crate::ternary::{TILE_LANES, TILE_ROWS, TernaryMatrix};
 
 /// Activations that a task may have: they stay in the L2 cache for every tile.
@@ -33,6 +32,8 @@ const TASK_ROWS_BYTES_MAX: usize = 1 << 20;
 
 /// Tasks that there are at least for each thread, tokens permitting, so that they finish together.
 const TASKS_PER_THREAD: usize = 4;
+/// Multiply-adds below which a second thread costs more than it saves: one to three microseconds of one.
+const PARALLEL_MIN: usize = 1 << 18;
 
 /// Tokens that tile registers take at a time, a multiple of what a row layout is padded to.
 const ROWS_STEP: usize = 32;
@@ -157,16 +158,23 @@ fn sweep<T: Send>(
         }
     }
     let lines = |task: &Task| targets[task.matrix].0.tile(task.tile);
-    tasks.par_iter().enumerate().for_each(|(index, task)| {
+    let macs: usize = targets
+        .iter()
+        .map(|(weights, _)| weights.rows() * weights.cols() * tokens)
+        .sum();
+    let tasks_min = (PARALLEL_MIN * tasks.len()).div_ceil(macs.max(1));
+    let sums = || [Sums([0; TILE_ROWS]); PANEL_TOKENS_MAX];
+    share(tasks.len(), tasks_min, sums, |sums, index, next| {
+        let task = &tasks[index];
         let (weights, out) = &targets[task.matrix];
-        let ahead = lines(tasks.get(index + 1).unwrap_or(task));
+        let ahead = next.map_or(&[][..], |next| lines(&tasks[next]));
         let first = task.tile * TILE_ROWS;
         let rows = first..weights.rows().min(first + TILE_ROWS);
         let tile = Tile {
             lines: lines(task),
             ahead,
         };
-        products(kernel, tile, activations, task.panels.clone(), |tokens, sums| {
+        products(kernel, tile, activations, task.panels.clone(), sums, |tokens, sums| {
             let rows = rows.clone();
             finish(weights, sums, Part { out, tokens, rows });
         });
@@ -212,12 +220,13 @@ fn panel_ranges(activations: &Activations, tiles: usize) -> Vec<Range<usize>> {
 }
 
 /// Multiplies one tile with the tokens of some panels, and hands on a few tokens at a time: what is written then goes to
-/// memory while the next ones are multiplied.
+/// memory while the next ones are multiplied. `sums` is working memory.
 fn products(
     kernel: Kernel,
     tile: Tile<'_>,
     activations: &Activations,
     panels: Range<usize>,
+    sums: &mut [Sums; PANEL_TOKENS_MAX],
     write: impl Fn(Range<usize>, &[Sums]),
 ) {
     match kernel {
@@ -225,7 +234,6 @@ fn products(
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         Kernel::Amx(_) if activations.in_rows() => unsafe { amx::products(tile, activations, panels, write) },
         _ => {
-            let mut sums = [Sums([0; TILE_ROWS]); PANEL_TOKENS_MAX];
             for (i, index) in panels.clone().enumerate() {
                 let (panel, first) = (activations.panel(index), index * activations.panel_width());
                 let sums = &mut sums[..panel.width()];
