@@ -6,12 +6,13 @@ use kernels::float::{
 };
 use kernels::matmul::{Projection, matmul};
 use kernels::ternary::TernaryMatrix;
+use rayon::prelude::*;
 
 use crate::cached::Cached;
 use crate::clock::Clock;
 use crate::contention::Contended;
 use crate::limits::{self, Limits, MEMORY_LEN, Unit};
-use crate::report::{self, Measured, Round};
+use crate::report::{self, Measured, OfOne, Round};
 use crate::{Options, Results};
 
 /// Rows and columns of the ternary matrices.
@@ -177,8 +178,14 @@ impl Bench<'_> {
         time("silu", 12, &mut || silu(kernel, &mut out, &x));
         time("add", 12, &mut || add(kernel, &mut out, &x));
         time("rotate", 8, &mut || rope.rotate(kernel, &positions, &mut out));
-        time("log_softmax", 8, &mut || log_softmax(kernel, &mut out));
-        time("argmax", 4, &mut || assert!(argmax(kernel, &x).is_some()));
+        // One row is one thread's work; a sampler has many.
+        time("log_softmax", 8, &mut || {
+            out.par_chunks_mut(cols).for_each(|row| log_softmax(kernel, row));
+        });
+        time("argmax", 4, &mut || {
+            x.par_chunks(cols)
+                .for_each(|row| assert!(argmax(kernel, row).is_some()));
+        });
     }
 
     pub(crate) fn measure(&self, name: String, unit: Unit, work: Work, run: impl FnMut() + Send) -> Measured {
@@ -202,17 +209,23 @@ impl Bench<'_> {
             ..
         } = *self.options;
         let mut round = |round| {
-            let on_one = |cached: &mut Cached| match &self.one {
+            let cached_macs = cached.as_mut().map(|cached| match &self.one {
                 Some(one) => one.install(|| cached.macs(kernel, clock)),
                 None => cached.macs(kernel, clock),
+            });
+            let limits = |threads: usize| Limits {
+                cached_macs: cached_macs.map(|macs| macs * threads as f64),
+                ..unit.limits(kernel, clock, &self.memory, round)
             };
             Round {
-                limits: Limits {
-                    cached_macs: cached.as_mut().map(|cached| on_one(cached) * threads as f64),
-                    ..unit.limits(kernel, clock, &self.memory, round)
-                },
+                limits: limits(threads),
                 seconds: time(clock, ROUND_MIN_SECONDS, &mut run),
-                seconds_of_one: (self.one.as_ref()).map(|one| one.install(|| time(clock, ROUND_MIN_SECONDS, &mut run))),
+                of_one: self.one.as_ref().map(|one| {
+                    one.install(|| OfOne {
+                        limits: limits(1),
+                        seconds: time(clock, ROUND_MIN_SECONDS, &mut run),
+                    })
+                }),
             }
         };
         let rounds: Vec<Round> = (0..rounds).map(&mut round).collect();

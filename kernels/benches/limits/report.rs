@@ -11,8 +11,14 @@ use crate::{Options, Results};
 pub(crate) struct Round {
     /// Of one run.
     pub(crate) seconds: f64,
+    pub(crate) limits: Limits,
     /// The same on one thread, where more than one is timed.
-    pub(crate) seconds_of_one: Option<f64>,
+    pub(crate) of_one: Option<OfOne>,
+}
+
+/// What one thread takes for a run, and what limits it.
+pub(crate) struct OfOne {
+    pub(crate) seconds: f64,
     pub(crate) limits: Limits,
 }
 
@@ -32,8 +38,8 @@ pub(crate) struct Measured {
     cached_gmacs: Option<f64>,
     /// What tile registers can do, in 10⁹ multiply-adds a second, and the percentage with it in place of the int8 peak.
     tiles: Option<(f64, Spread)>,
-    /// How many times faster all threads are than one.
-    scaling: Option<Spread>,
+    /// How many times faster all threads are than one, and how many times the limits allow.
+    scaling: Option<(Spread, Spread)>,
 }
 
 /// Median, least and most.
@@ -62,9 +68,15 @@ impl Measured {
             values.map(|values| Spread::of(values.into_iter()))
         };
         let (macs, bytes) = (work.macs as f64, work.bytes as f64);
-        let percent = |peak: f64, round: &Round| {
-            let cached = round.limits.cached_macs.map_or(0.0, |cached| macs / cached);
-            (macs / peak).max(bytes / round.limits.bytes).max(cached) / round.seconds * 100.0
+        let allowed = |peak: f64, limits: &Limits| {
+            let cached = limits.cached_macs.map_or(0.0, |cached| macs / cached);
+            (macs / peak).max(bytes / limits.bytes).max(cached)
+        };
+        let percent = |peak: f64, round: &Round| allowed(peak, &round.limits) / round.seconds * 100.0;
+        let faster = |round: &Round| Some(round.of_one.as_ref()?.seconds / round.seconds);
+        let may_be_faster = |round: &Round| {
+            let one = &round.of_one.as_ref()?.limits;
+            Some(allowed(one.macs, one) / allowed(round.limits.macs, &round.limits))
         };
         let seconds = spread(&|round| round.seconds).median();
         let limit_gmacs = spread(&|round| round.limits.macs).median() / 1e9;
@@ -92,7 +104,7 @@ impl Measured {
             limit: nearest.map(|(_, limit)| limit).unwrap_or_default(),
             cached_gmacs,
             tiles: tile_gmacs.map(Spread::median).zip(tile_percent),
-            scaling: some(&|round| round.seconds_of_one.map(|one| one / round.seconds)),
+            scaling: some(&faster).zip(some(&may_be_faster)),
         }
     }
 }
@@ -123,8 +135,8 @@ pub(crate) fn line(m: &Measured) {
     if let Some((gmacs, Spread([percent, ..]))) = m.tiles {
         print!(", {percent:.1} % with AMX's {gmacs:.0}");
     }
-    if let Some(Spread([scaling, low, high])) = m.scaling {
-        print!(", {scaling:.2} x one thread ({low:.2} to {high:.2})");
+    if let Some((Spread([scaling, low, high]), Spread([allowed, ..]))) = m.scaling {
+        print!(", {scaling:.2} x one thread ({low:.2} to {high:.2}; the limit {allowed:.2} x)");
     }
     println!();
 }
@@ -169,8 +181,12 @@ fn case(m: &Measured) -> String {
     if let Some((gmacs, percent)) = m.tiles {
         json += &format!(", \"tile_gmacs\": {gmacs:.1}, {}", fields("tile_percent", percent, 1));
     }
-    if let Some(scaling) = m.scaling {
-        json += &format!(", {}", fields("scaling", scaling, 3));
+    if let Some((scaling, limit)) = m.scaling {
+        json += &format!(
+            ", {}, {}",
+            fields("scaling", scaling, 3),
+            fields("limit_scaling", limit, 3)
+        );
     }
     json + "}"
 }
