@@ -13,15 +13,15 @@ struct Part {
     end: usize,
 }
 
-/// Runs `task(state, index, next)` once for each index below `len`, on threads of the current rayon pool that get `len_min`
-/// tasks or more. Each has a `state` of its own; `next` is what the thread most likely works on after `index`.
+/// Runs `task(state, index, next)` once for each index below `len`, on up to `threads_max` threads of the current rayon pool,
+/// at least one. Each has a `state` of its own; `next` is what it most likely works on after `index`.
 pub(crate) fn share<S>(
     len: usize,
-    len_min: usize,
+    threads_max: usize,
     state: impl Fn() -> S + Sync,
     task: impl Fn(&mut S, usize, Option<usize>) + Sync,
 ) {
-    let threads = rayon::current_num_threads().min(len / len_min.max(1)).max(1);
+    let threads = rayon::current_num_threads().min(threads_max).min(len).max(1);
     let parts: Vec<Part> = (0..threads)
         .map(|i| Part {
             next: AtomicUsize::new(i * len / threads),
@@ -68,17 +68,17 @@ mod tests {
     fn every_task_runs_once_on_any_number_of_threads() {
         for threads in [1, 2, 3, 8] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            for (len, len_min) in [(0, 1), (1, 1), (2, 1), (7, 0), (7, 3), (7, 8), (1000, 5)] {
+            for (len, threads_max) in [(0, 8), (1, 8), (2, 8), (7, 0), (7, 2), (7, 8), (1000, 8)] {
                 let runs: Vec<AtomicUsize> = (0..len).map(|_| AtomicUsize::new(0)).collect();
                 pool.install(|| {
                     let state = || ();
-                    share(len, len_min, state, |(), index, next| {
+                    share(len, threads_max, state, |(), index, next| {
                         runs[index].fetch_add(1, Ordering::Relaxed);
                         assert!(next.is_none_or(|next| next == index + 1 && next < len));
                     });
                 });
                 let right = runs.iter().all(|runs| runs.load(Ordering::Relaxed) == 1);
-                assert!(right, "{len} tasks of {len_min} or more on {threads} threads");
+                assert!(right, "{len} tasks on {threads} threads, {threads_max} at most");
             }
         }
     }

@@ -10,16 +10,17 @@ mod tile;
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use self::tile::{Attend, Context, Query, Scratch};
 use super::kv_cache::KvCache;
 use super::lanes::LANES;
 use crate::Kernel;
 use crate::memory::SharedRows;
+use crate::share::share;
 
 /// Queries of a task.
 const TASK_ROWS: usize = 64;
+/// Multiply-adds below which a second thread costs more than it saves: two microseconds of one.
+const PARALLEL_MIN: usize = 1 << 17;
 
 /// The query tokens that one sequence has in a batch.
 #[derive(Clone, Debug)]
@@ -66,40 +67,49 @@ pub fn attention(
     let tasks = tasks(shape.kv_heads, group, spans);
     check_spans(spans, q.len() / cols.max(1), shape.block_len);
     let out = SharedRows::new(out, cols);
-    tasks.into_par_iter().for_each_init(Scratch::default, |scratch, task| {
-        let span = &spans[task.span];
-        let context = Context {
-            cache,
-            layer,
-            kv_head: task.kv_head,
-            blocks: span.blocks,
-        };
-        let column = |row: usize| (task.kv_head * group + row % group) * shape.head_dim;
-        let query = |row: usize| {
-            let from = (span.tokens.start + row / group) * cols + column(row);
-            Query {
-                q: &q[from..from + shape.head_dim],
-                positions: span.position + row / group + 1,
+    let context = |task: &Task| Context {
+        cache,
+        layer,
+        kv_head: task.kv_head,
+        blocks: spans[task.span].blocks,
+    };
+    let seen = |span: &QuerySpan<'_>| span.tokens.len() * (span.position + span.tokens.len());
+    let macs = 2 * cols * spans.iter().map(seen).sum::<usize>();
+    share(
+        tasks.len(),
+        macs / PARALLEL_MIN,
+        Scratch::default,
+        |scratch, index, next| {
+            let task = &tasks[index];
+            let span = &spans[task.span];
+            let column = |row: usize| (task.kv_head * group + row % group) * shape.head_dim;
+            let query = |row: usize| {
+                let from = (span.tokens.start + row / group) * cols + column(row);
+                Query {
+                    q: &q[from..from + shape.head_dim],
+                    positions: span.position + row / group + 1,
+                }
+            };
+            let queries: Vec<Query<'_>> = task.rows.clone().map(query).collect();
+            kernel.run(Attend {
+                context: context(task),
+                queries: &queries,
+                next: next.map(|next| context(&tasks[next])),
+                scratch,
+            });
+            for (acc, row) in scratch
+                .acc
+                .chunks_exact(shape.value_vectors().max(1))
+                .zip(task.rows.clone())
+            {
+                // SAFETY: spans do not overlap, and a row of a task is one head of one token: nobody else's.
+                let out = unsafe { out.piece(span.tokens.start + row / group, column(row), shape.head_dim) };
+                for (out, acc) in out.chunks_mut(LANES).zip(acc) {
+                    out.copy_from_slice(&acc.0[..out.len()]);
+                }
             }
-        };
-        let queries: Vec<Query<'_>> = task.rows.clone().map(query).collect();
-        kernel.run(Attend {
-            context,
-            queries: &queries,
-            scratch,
-        });
-        for (acc, row) in scratch
-            .acc
-            .chunks_exact(shape.value_vectors().max(1))
-            .zip(task.rows.clone())
-        {
-            // SAFETY: spans do not overlap, and a row of a task is one head of one token: nobody else's.
-            let out = unsafe { out.piece(span.tokens.start + row / group, column(row), shape.head_dim) };
-            for (out, acc) in out.chunks_mut(LANES).zip(acc) {
-                out.copy_from_slice(&acc.0[..out.len()]);
-            }
-        }
-    });
+        },
+    );
 }
 
 /// Up to [`TASK_ROWS`] queries of one span and key-value head. Row `token * group + head of the group`.

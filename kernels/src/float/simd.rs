@@ -27,7 +27,8 @@ pub(crate) trait Simd: Copy {
     fn load(self, values: &Lanes) -> Self::V;
     /// Sixteen bf16 values from memory, widened.
     fn load_bf16(self, bits: &[u16; LANES]) -> Self::V;
-    /// Asks for the cache line of an address, which need not be one to read from.
+    /// Asks for the cache line of an address, which need not be one to read from. It comes into L2: L1's line buffers are
+    /// too few to wait for memory with.
     fn prefetch<T>(self, address: *const T);
     /// Sixteen values to memory.
     fn store(self, vector: Self::V, out: &mut Lanes);
@@ -157,7 +158,7 @@ impl Simd for Avx512Bw {
     #[inline(always)]
     fn prefetch<T>(self, address: *const T) {
         // SAFETY: every x86-64 has SSE, and a prefetch of any address is allowed.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
     }
 
     #[inline(always)]
@@ -276,7 +277,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch<T>(self, address: *const T) {
         // SAFETY: every x86-64 has SSE, and a prefetch of any address is allowed.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
     }
 
     #[inline(always)]

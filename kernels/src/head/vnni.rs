@@ -56,7 +56,7 @@ fn tokens_of<const G: usize, const T: usize>(tile: &[Line], panel: Panel<'_>, su
             let mut operands = [_mm512_setzero_si512(); G];
             for g in 0..G {
                 let line = std::ptr::from_ref(&groups[g][k]);
-                _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(FETCH_LINES).cast());
+                _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(FETCH_LINES).cast());
                 // SAFETY: a line is 64 bytes, aligned to 64.
                 operands[g] = unsafe { _mm512_load_si512(line.cast()) };
             }

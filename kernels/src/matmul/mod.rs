@@ -162,9 +162,8 @@ fn sweep<T: Send>(
         .iter()
         .map(|(weights, _)| weights.rows() * weights.cols() * tokens)
         .sum();
-    let tasks_min = (PARALLEL_MIN * tasks.len()).div_ceil(macs.max(1));
     let sums = || [Sums([0; TILE_ROWS]); PANEL_TOKENS_MAX];
-    share(tasks.len(), tasks_min, sums, |sums, index, next| {
+    share(tasks.len(), macs / PARALLEL_MIN, sums, |sums, index, next| {
         let task = &tasks[index];
         let (weights, out) = &targets[task.matrix];
         let ahead = next.map_or(&[][..], |next| lines(&tasks[next]));

@@ -11,6 +11,11 @@ use super::super::softmax::Exponentials;
 use crate::cpu::Pass;
 use crate::float::simd::Simd;
 
+/// Columns of keys between one asking for what comes next and the other.
+const KEYS_PART: usize = 16;
+/// The same in positions of values.
+const VALUES_PART: usize = 8;
+
 /// The keys and values that queries see.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
@@ -39,6 +44,8 @@ pub(super) struct Scratch {
 pub(super) struct Attend<'a> {
     pub(super) context: Context<'a>,
     pub(super) queries: &'a [Query<'a>],
+    /// What is most likely attended after it.
+    pub(super) next: Option<Context<'a>>,
     pub(super) scratch: &'a mut Scratch,
 }
 
@@ -50,6 +57,7 @@ impl Pass for Attend<'_> {
         let Attend {
             context,
             queries,
+            next,
             scratch: Scratch { scores, sums, acc },
         } = self;
         let (positions, vectors) = (positions(queries), context.cache.shape().value_vectors());
@@ -60,13 +68,21 @@ impl Pass for Attend<'_> {
         acc.resize(queries.len() * vectors, Aligned([0.0; LANES]));
         let last = (stride / LANES).saturating_sub(1);
         for group in (0..=last).step_by(2) {
-            if group + 2 <= last {
-                fetch(simd, context.keys(group + 2));
-                fetch(simd, context.keys((group + 3).min(last)));
+            let ahead = if group + 2 <= last {
+                [context.keys(group + 2), context.keys((group + 3).min(last))]
             } else {
-                fetch(simd, context.values(0).rows);
-            }
-            score(simd, queries, context, [group, (group + 1).min(last)], scores, stride);
+                let rows = context.values(0).rows;
+                [&rows[..rows.len() / 2], &rows[rows.len() / 2..]]
+            };
+            score(
+                simd,
+                queries,
+                context,
+                [group, (group + 1).min(last)],
+                ahead,
+                scores,
+                stride,
+            );
         }
         for ((sum, row), query) in sums.iter_mut().zip(scores.chunks_exact_mut(stride)).zip(queries) {
             *sum = Exponentials {
@@ -76,17 +92,13 @@ impl Pass for Attend<'_> {
         }
         let block_len = context.cache.shape().block_len;
         for from in (0..positions).step_by(block_len) {
-            if from + block_len < positions {
-                fetch(simd, context.values(from + block_len).rows);
-            }
-            add_block(
-                simd,
-                queries,
-                context,
-                from..positions.min(from + block_len),
-                (scores, stride),
-                acc,
-            );
+            let ahead = if from + block_len < positions {
+                context.values(from + block_len).rows
+            } else {
+                next.map_or(&[][..], |next| next.keys(0))
+            };
+            let block = from..positions.min(from + block_len);
+            add_block(simd, queries, context, block, ahead, (scores, stride), acc);
         }
         for (acc, sum) in acc.chunks_exact_mut(vectors).zip(sums) {
             for acc in acc {
@@ -96,10 +108,17 @@ impl Pass for Attend<'_> {
     }
 }
 
-/// Asks for what comes next, for with few queries memory is what everything waits for, and blocks do not lie in a row.
+/// The length of parts of `len`: all of it, if nothing is to be asked for between them.
 #[inline(always)]
-fn fetch<S: Simd>(simd: S, lines: &[Aligned]) {
-    for line in lines {
+fn part_len(ahead: &[Aligned], part_len: usize, len: usize) -> usize {
+    if ahead.is_empty() { len.max(1) } else { part_len }
+}
+
+/// Asks for part `i` of `parts` of what comes next, for with few queries memory is what everything waits for, and blocks do
+/// not lie in a row.
+#[inline(always)]
+fn fetch<S: Simd>(simd: S, ahead: &[Aligned], i: usize, parts: usize) {
+    for line in &ahead[i * ahead.len() / parts..(i + 1) * ahead.len() / parts] {
         simd.prefetch(line);
     }
 }
@@ -117,6 +136,7 @@ fn score<S: Simd>(
     queries: &[Query<'_>],
     context: Context<'_>,
     groups: [usize; 2],
+    mut ahead: [&[Aligned]; 2],
     scores: &mut [f32],
     stride: usize,
 ) {
@@ -125,11 +145,12 @@ fn score<S: Simd>(
     while row < queries.len() {
         let (queries, scores) = (&queries[row..], &mut scores[row * stride..]);
         row += match queries.len() {
-            8.. if S::WIDE => score_tile::<S, 8>(simd, queries, keys, groups, scores, stride),
-            4.. if S::WIDE => score_tile::<S, 4>(simd, queries, keys, groups, scores, stride),
-            2.. => score_tile::<S, 2>(simd, queries, keys, groups, scores, stride),
-            _ => score_tile::<S, 1>(simd, queries, keys, groups, scores, stride),
+            8.. if S::WIDE => score_tile::<S, 8>(simd, queries, keys, groups, ahead, scores, stride),
+            4.. if S::WIDE => score_tile::<S, 4>(simd, queries, keys, groups, ahead, scores, stride),
+            2.. => score_tile::<S, 2>(simd, queries, keys, groups, ahead, scores, stride),
+            _ => score_tile::<S, 1>(simd, queries, keys, groups, ahead, scores, stride),
         };
+        ahead = [&[]; 2];
     }
 }
 
@@ -140,17 +161,23 @@ fn score_tile<S: Simd, const N: usize>(
     queries: &[Query<'_>],
     keys: [&[Aligned]; 2],
     groups: [usize; 2],
+    ahead: [&[Aligned]; 2],
     scores: &mut [f32],
     stride: usize,
 ) -> usize {
-    let q: [&[f32]; N] = std::array::from_fn(|n| &queries[n].q[..keys[0].len()]);
+    let part = part_len(ahead[0], KEYS_PART, keys[0].len());
+    let parts = keys[0].len().div_ceil(part);
     let mut acc = [[simd.splat(0.0); 2]; N];
-    for (d, (first, second)) in keys[0].iter().zip(keys[1]).enumerate() {
-        let (first, second) = (simd.load(&first.0), simd.load(&second.0));
-        for n in 0..N {
-            let q = simd.splat(q[n][d]);
-            acc[n][0] = simd.mul_add(q, first, acc[n][0]);
-            acc[n][1] = simd.mul_add(q, second, acc[n][1]);
+    for (i, keys) in keys[0].chunks(part).zip(keys[1].chunks(part)).enumerate() {
+        ahead.into_iter().for_each(|ahead| fetch(simd, ahead, i, parts));
+        let q: [&[f32]; N] = std::array::from_fn(|n| &queries[n].q[i * part..][..keys.0.len()]);
+        for (d, (first, second)) in keys.0.iter().zip(keys.1).enumerate() {
+            let (first, second) = (simd.load(&first.0), simd.load(&second.0));
+            for n in 0..N {
+                let q = simd.splat(q[n][d]);
+                acc[n][0] = simd.mul_add(q, first, acc[n][0]);
+                acc[n][1] = simd.mul_add(q, second, acc[n][1]);
+            }
         }
     }
     let scale = simd.splat(1.0 / (keys[0].len() as f32).sqrt());
@@ -170,6 +197,7 @@ fn add_block<S: Simd>(
     queries: &[Query<'_>],
     context: Context<'_>,
     block: Range<usize>,
+    mut ahead: &[Aligned],
     (weights, stride): (&[f32], usize),
     acc: &mut [Aligned],
 ) {
@@ -179,11 +207,12 @@ fn add_block<S: Simd>(
         let (queries, weights) = (&queries[row..], (&weights[row * stride..], stride));
         let acc = &mut acc[row * values.vectors..];
         row += match queries.len() {
-            8.. if S::WIDE => add_tile::<S, 8, 2>(simd, queries, values, block.clone(), weights, acc),
-            4.. if S::WIDE => add_tile::<S, 4, 4>(simd, queries, values, block.clone(), weights, acc),
-            2.. => add_tile::<S, 2, 2>(simd, queries, values, block.clone(), weights, acc),
-            _ => add_tile::<S, 1, 4>(simd, queries, values, block.clone(), weights, acc),
+            8.. if S::WIDE => add_tile::<S, 8, 2>(simd, queries, values, block.clone(), ahead, weights, acc),
+            4.. if S::WIDE => add_tile::<S, 4, 4>(simd, queries, values, block.clone(), ahead, weights, acc),
+            2.. => add_tile::<S, 2, 2>(simd, queries, values, block.clone(), ahead, weights, acc),
+            _ => add_tile::<S, 1, 4>(simd, queries, values, block.clone(), ahead, weights, acc),
         };
+        ahead = &[];
     }
 }
 
@@ -194,6 +223,7 @@ fn add_tile<S: Simd, const N: usize, const C: usize>(
     queries: &[Query<'_>],
     values: Values<'_>,
     block: Range<usize>,
+    ahead: &[Aligned],
     (weights, stride): (&[f32], usize),
     acc: &mut [Aligned],
 ) -> usize {
@@ -201,10 +231,11 @@ fn add_tile<S: Simd, const N: usize, const C: usize>(
     let common = (0..N).map(limit).fold(block.end, usize::min);
     let rows: [&[f32]; N] = std::array::from_fn(|n| &weights[n * stride..(n + 1) * stride]);
     let from = block.start;
-    add_values::<S, N, C>(simd, rows.map(|row| &row[from..common]), values, acc);
+    add_values::<S, N, C>(simd, rows.map(|row| &row[from..common]), values, ahead, acc);
     for n in 0..N {
         let acc = &mut acc[n * values.vectors..(n + 1) * values.vectors];
-        add_values::<S, 1, C>(simd, [&rows[n][common..limit(n)]], values.from(common - from), acc);
+        let weights = [&rows[n][common..limit(n)]];
+        add_values::<S, 1, C>(simd, weights, values.from(common - from), &[], acc);
     }
     N
 }
@@ -215,14 +246,15 @@ fn add_values<S: Simd, const N: usize, const C: usize>(
     simd: S,
     weights: [&[f32]; N],
     values: Values<'_>,
+    ahead: &[Aligned],
     acc: &mut [Aligned],
 ) {
     let mut vector = 0;
     while vector < values.vectors && !weights[0].is_empty() {
         vector += if values.vectors - vector >= C {
-            add_vectors::<S, N, C>(simd, weights, values, vector, acc)
+            add_vectors::<S, N, C>(simd, weights, values, vector, ahead, acc)
         } else {
-            add_vectors::<S, N, 1>(simd, weights, values, vector, acc)
+            add_vectors::<S, N, 1>(simd, weights, values, vector, ahead, acc)
         };
     }
 }
@@ -234,6 +266,7 @@ fn add_vectors<S: Simd, const N: usize, const C: usize>(
     weights: [&[f32]; N],
     values: Values<'_>,
     vector: usize,
+    ahead: &[Aligned],
     acc: &mut [Aligned],
 ) -> usize {
     let at = |n: usize, c: usize| n * values.vectors + vector + c;
@@ -243,14 +276,21 @@ fn add_vectors<S: Simd, const N: usize, const C: usize>(
             sums[n][c] = simd.load(&acc[at(n, c)].0);
         }
     }
+    let ahead = &ahead[ahead.len() * vector / values.vectors..ahead.len() * (vector + C) / values.vectors];
     let len = weights[0].len();
-    let weights = weights.map(|weights| &weights[..len]);
-    for (p, row) in values.rows.chunks_exact(values.vectors).take(len).enumerate() {
-        let lanes: &[Aligned; C] = row[vector..].first_chunk().expect("the row has these vectors");
-        for n in 0..N {
-            let weight = simd.splat(weights[n][p]);
-            for c in 0..C {
-                sums[n][c] = simd.mul_add(weight, simd.load(&lanes[c].0), sums[n][c]);
+    let part = part_len(ahead, VALUES_PART, len);
+    let parts = len.div_ceil(part);
+    let rows = values.rows[..len * values.vectors].chunks(part * values.vectors);
+    for (i, rows) in rows.enumerate() {
+        fetch(simd, ahead, i, parts);
+        let weights = weights.map(|weights| &weights[i * part..][..rows.len() / values.vectors]);
+        for (p, row) in rows.chunks_exact(values.vectors).enumerate() {
+            let lanes: &[Aligned; C] = row[vector..].first_chunk().expect("the row has these vectors");
+            for n in 0..N {
+                let weight = simd.splat(weights[n][p]);
+                for c in 0..C {
+                    sums[n][c] = simd.mul_add(weight, simd.load(&lanes[c].0), sums[n][c]);
+                }
             }
         }
     }
