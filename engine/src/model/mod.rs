@@ -98,6 +98,7 @@ impl Model {
             return Err(LoadError::invalid(&config_path, message));
         }
         let (weights, digest) = rayon::join(|| Weights::load(&config, &mut *source), || Opened::digest(&files));
+        drop(source); // and its buffers, before the head takes its memory
         let (weights, digest) = (weights?, digest?);
         let rope = Rope::new(&config.rope_frequencies, context_length);
         let eos = config.eos.clone();

@@ -22,6 +22,8 @@ const TABLES: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
 pub(crate) struct HuggingFace {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) form: WeightForm,
+    /// Holds the bytes of one projection after the other: buffers of their own would leave holes between the matrices.
+    pub(crate) buffer: Vec<u8>,
 }
 
 impl Source for HuggingFace {
@@ -47,9 +49,18 @@ impl Source for HuggingFace {
                 }
                 quantize(&weight, rows, cols)
             }
-            WeightForm::Multiply => unpack(&weight, rows, cols, self.scale(&scale_name)?),
-            WeightForm::Divide => unpack(&weight, rows, cols, 1.0 / self.scale(&scale_name)?),
-            WeightForm::Tiles => read_tiles(&weight, rows, cols, self.scale(&scale_name)?),
+            WeightForm::Multiply => {
+                let factor = self.scale(&scale_name)?;
+                unpack(&weight, rows, cols, factor, &mut self.buffer)
+            }
+            WeightForm::Divide => {
+                let factor = 1.0 / self.scale(&scale_name)?;
+                unpack(&weight, rows, cols, factor, &mut self.buffer)
+            }
+            WeightForm::Tiles => {
+                let factor = self.scale(&scale_name)?;
+                read_tiles(&weight, rows, cols, factor, &mut self.buffer)
+            }
         }
     }
 
@@ -93,18 +104,30 @@ fn float(tensor: &Tensor<Dtype>) -> Result<Float, LoadError> {
 }
 
 /// Weights that the kernels read as they lie.
-fn read_tiles(tensor: &Tensor<Dtype>, rows: usize, cols: usize, factor: f32) -> Result<TernaryMatrix, LoadError> {
+fn read_tiles(
+    tensor: &Tensor<Dtype>,
+    rows: usize,
+    cols: usize,
+    factor: f32,
+    buffer: &mut Vec<u8>,
+) -> Result<TernaryMatrix, LoadError> {
     if tensor.kind != Dtype::U8 {
         return Err(tensor.error(format!("has type {:?}, but U8 is expected", tensor.kind)));
     }
     tensor.expect_shape(&[TernaryMatrix::stored_len(rows, cols).unwrap_or(usize::MAX)])?;
-    TernaryMatrix::from_stored(rows, cols, factor, &tensor.bytes()?).map_err(|error| tensor.error(error))
+    TernaryMatrix::from_stored(rows, cols, factor, tensor.bytes(buffer)?).map_err(|error| tensor.error(error))
 }
 
 /// Offline weights: four rows a byte as `pack_weights` in transformers has them, or {−1, 0, 1} as floats.
 ///
 /// Row `r` of block `b` lies in bits `2b` and `2b + 1` of packed row `r`, as the weight plus one.
-fn unpack(tensor: &Tensor<Dtype>, rows: usize, cols: usize, factor: f32) -> Result<TernaryMatrix, LoadError> {
+fn unpack(
+    tensor: &Tensor<Dtype>,
+    rows: usize,
+    cols: usize,
+    factor: f32,
+    buffer: &mut Vec<u8>,
+) -> Result<TernaryMatrix, LoadError> {
     let mut filler = Filler::new(tensor, rows, cols, factor)?;
     if tensor.kind != Dtype::U8 {
         let float = float(tensor)?;
@@ -123,7 +146,7 @@ fn unpack(tensor: &Tensor<Dtype>, rows: usize, cols: usize, factor: f32) -> Resu
     }
     let packed_rows = rows.div_ceil(PACKED_ROWS);
     tensor.expect_shape(&[packed_rows, cols])?;
-    let bytes = tensor.bytes()?;
+    let bytes = tensor.bytes(buffer)?;
     for row in 0..rows {
         let (block, packed_row) = (row / packed_rows, row % packed_rows);
         let packed = &bytes[packed_row * cols..(packed_row + 1) * cols];

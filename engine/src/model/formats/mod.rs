@@ -89,7 +89,11 @@ impl Opened {
         files.extend(checkpoint.paths().map(Path::to_owned));
         Ok(Opened {
             config,
-            weights: Box::new(HuggingFace { checkpoint, form }),
+            weights: Box::new(HuggingFace {
+                checkpoint,
+                form,
+                buffer: Vec::new(),
+            }),
             tokenizer,
             config_path,
             files,

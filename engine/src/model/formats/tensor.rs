@@ -62,11 +62,11 @@ impl<Kind> Tensor<Kind> {
         &self.file.path
     }
 
-    /// All bytes at once.
-    pub(crate) fn bytes(&self) -> Result<Vec<u8>, LoadError> {
-        let mut bytes = vec![0; self.bytes_len];
-        self.read(0, &mut bytes)?;
-        Ok(bytes)
+    /// All bytes at once, in the memory of `buffer`.
+    pub(crate) fn bytes<'b>(&self, buffer: &'b mut Vec<u8>) -> Result<&'b [u8], LoadError> {
+        buffer.resize(self.bytes_len, 0);
+        self.read(0, buffer)?;
+        Ok(buffer)
     }
 
     /// Gives all bytes to `take`, a whole number of units at a time, until it returns false.

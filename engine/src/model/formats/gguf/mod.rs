@@ -47,6 +47,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened, LoadError> {
             path: path.to_owned(),
             tensors,
             permuted_heads: heads,
+            buffer: Vec::new(),
         }),
         config,
         config_path: path.to_owned(),
@@ -62,6 +63,8 @@ struct Gguf {
     tensors: Tensors,
     /// Query and key heads, where the rows of their projections stand in another order.
     permuted_heads: Option<(usize, usize)>,
+    /// Holds the bytes of one projection after the other: buffers of their own would leave holes between the matrices.
+    buffer: Vec<u8>,
 }
 
 impl Source for Gguf {
@@ -107,10 +110,10 @@ impl Source for Gguf {
             _ if name.ends_with(".k_proj") => Some(kv_heads),
             _ => None,
         });
-        let bytes = tensor.bytes()?;
+        let bytes = tensor.bytes(&mut self.buffer)?;
         let (block_weights, block_len) = tensor.kind.block();
         let row_len = cols / block_weights * block_len;
-        let scale = scale(&tensor, kind, &bytes, rows * row_len)?;
+        let scale = scale(&tensor, kind, bytes, rows * row_len)?;
         let mut filler = Filler::new(&tensor, rows, cols, scale * extra)?;
         let mut weights = Vec::with_capacity(cols);
         for row in 0..rows {
