@@ -72,6 +72,8 @@ pub(crate) struct TokenLogprob {
     /// None for the first token of an echoed prompt.
     pub(crate) logprob: Option<f32>,
     pub(crate) top: Vec<(TokenBytes, f32)>,
+    /// Where its text begins in that of the choice, in bytes; for a token that ends a character, where that begins.
+    pub(crate) text_start: usize,
 }
 
 /// The bytes that one token stands for; not always whole characters.
@@ -151,7 +153,7 @@ impl Completion {
 /// One choice of a text completion.
 fn text_choice((index, choice): (usize, &TextChoice)) -> Value {
     json!({
-        "index": index, "text": choice.text, "logprobs": choice.logprobs.as_deref().map(text_logprobs),
+        "index": index, "text": choice.text, "logprobs": choice.logprobs.as_deref().map(|tokens| text_logprobs(&choice.text, tokens)),
         "finish_reason": choice.finish_reason.as_str(),
     })
 }
@@ -169,13 +171,16 @@ fn chat_choice((index, choice): (usize, &TextChoice)) -> Value {
     })
 }
 
-/// The `logprobs` of a text completion: parallel lists.
-fn text_logprobs(tokens: &[TokenLogprob]) -> Value {
-    let mut offset = 0;
+/// The `logprobs` of a text completion: parallel lists. Offsets count characters of `text`, none past its end, for a stop
+/// string may have cut it.
+fn text_logprobs(text: &str, tokens: &[TokenLogprob]) -> Value {
+    let (mut offset, mut counted) = (0, 0);
     let mut offsets = Vec::with_capacity(tokens.len());
     for token in tokens {
+        let start = token.text_start.clamp(counted, text.len());
+        let more = text.get(counted..start).unwrap_or_default();
+        (offset, counted) = (offset + more.chars().count(), counted + more.len());
         offsets.push(offset);
-        offset += token.token.display().chars().count();
     }
     let top = |token: &TokenLogprob| {
         if token.logprob.is_none() {

@@ -183,7 +183,7 @@ impl Sequence {
             detail: Detail::Embedding,
         };
         Ok(match self.progress {
-            Progress::Generate(writing) => writing.complete(model, self.tokens[0], empty)?,
+            Progress::Generate(writing) => writing.complete(model, &self.tokens[..self.prompt_len], empty)?,
             Progress::Embed { sum } => Completion {
                 embedding: Some(normalize(sum)),
                 ..empty
@@ -303,6 +303,7 @@ impl Writing {
             token: bytes(token),
             logprob: Some(logprobs[token as usize]),
             top,
+            text_start: self.text.text().len(),
         })
     }
 
@@ -328,22 +329,18 @@ impl Writing {
         self.done.len() < self.task.choices
     }
 
-    fn complete(self, model: &Model, first: u32, empty: Completion) -> Result<Completion, RequestError> {
-        if let Some(error) = self.failure {
+    fn complete(mut self, model: &Model, prompt: &[u32], empty: Completion) -> Result<Completion, RequestError> {
+        if let Some(error) = self.failure.take() {
             return Err(error);
         }
-        let mut choices = self.done;
+        let mut choices = std::mem::take(&mut self.done);
         if let Some(echo) = &self.task.echo {
-            let first = TokenLogprob {
-                token: model.tokenizer().token_bytes(first),
-                logprob: None,
-                top: Vec::new(),
-            };
-            let prompt: Vec<_> = std::iter::once(first).chain(self.prompt_logprobs).collect();
+            let tokens = self.echoed(model, prompt, echo)?;
             for choice in &mut choices {
                 choice.text.insert_str(0, echo);
                 if let Some(logprobs) = &mut choice.logprobs {
-                    logprobs.splice(0..0, prompt.iter().cloned());
+                    logprobs.iter_mut().for_each(|token| token.text_start += echo.len());
+                    logprobs.splice(0..0, tokens.iter().cloned());
                 }
             }
         }
@@ -360,6 +357,27 @@ impl Writing {
             },
             ..empty
         })
+    }
+
+    /// The tokens of a prompt whose text is `echo`; none where log-probabilities are not wanted.
+    fn echoed(&self, model: &Model, prompt: &[u32], echo: &str) -> Result<Vec<TokenLogprob>, RequestError> {
+        if self.task.top_logprobs.is_none() {
+            return Ok(Vec::new());
+        }
+        let first = TokenLogprob {
+            token: model.tokenizer().token_bytes(prompt[0]),
+            logprob: None,
+            top: Vec::new(),
+            text_start: 0,
+        };
+        let mut tokens: Vec<_> = std::iter::once(first)
+            .chain(self.prompt_logprobs.iter().cloned())
+            .collect();
+        let starts = model.tokenizer().starts(prompt, echo);
+        for (token, start) in tokens.iter_mut().zip(starts.map_err(|error| text_failed(&error))?) {
+            token.text_start = start;
+        }
+        Ok(tokens)
     }
 }
 

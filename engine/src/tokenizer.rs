@@ -131,6 +131,36 @@ impl Tokenizer {
         with.strip_prefix(&anchor.text).map(str::to_owned)
     }
 
+    /// Where each token of a whole text begins in it, in bytes. The text may spell special tokens out, and lacks the space
+    /// that SentencePiece puts in front.
+    pub(crate) fn starts(&self, tokens: &[u32], text: &str) -> Result<Vec<usize>, String> {
+        let mut written = Detokenizer::default();
+        let mut ends = Vec::with_capacity(tokens.len());
+        for &token in tokens {
+            written.push(self, token)?;
+            ends.push(written.text().len());
+        }
+        let mut space_is_due = written.text() != text;
+        let (mut at, mut shown) = (0, 0);
+        let mut starts = Vec::with_capacity(tokens.len());
+        for (&token, end) in tokens.iter().zip(ends) {
+            starts.push(at);
+            let follows = |added: &str| text.get(at..).is_some_and(|rest| rest.starts_with(added));
+            let added = &written.text()[shown..end];
+            at += match added.strip_prefix(' ') {
+                _ if self.is_special(token) => {
+                    let mark = self.inner.id_to_token(token).unwrap_or_default();
+                    if follows(&mark) { mark.len() } else { 0 }
+                }
+                Some(rest) if follows(rest) && (space_is_due || !follows(added)) => rest.len(),
+                _ => added.len(),
+            };
+            space_is_due &= added.is_empty();
+            shown = end;
+        }
+        Ok(starts)
+    }
+
     /// The token never shows in a text.
     fn is_hidden(&self, token: u32) -> bool {
         self.is_special(token) || self.inner.id_to_token(token).is_none()
@@ -364,6 +394,33 @@ mod tests {
         }
         assert_eq!(text.text(), "🐈");
         assert!(text.tokens.len() < 10);
+    }
+
+    #[test]
+    fn tokens_begin_where_their_text_does() {
+        for (index, tokenizer) in [demo(), of_gguf("bitnet-b1.58-i2_s.gguf"), of_gguf("bitnet-i2_s.gguf")]
+            .iter()
+            .enumerate()
+        {
+            for text in ["Section: libs\n", " lead", "größer 🐈 a", "<s>a</s> b"] {
+                let tokens = tokenizer.encode(text, true).unwrap();
+                let starts = tokenizer.starts(&tokens, text).unwrap();
+                assert_eq!(starts.len(), tokens.len());
+                for (i, (&token, &start)) in tokens.iter().zip(&starts).enumerate() {
+                    let TokenBytes(bytes) = tokenizer.token_bytes(token);
+                    let Ok(written) = std::str::from_utf8(&bytes) else {
+                        continue;
+                    };
+                    let rest = &text[start..];
+                    let found = rest.starts_with(written) || rest.starts_with(written.trim_start());
+                    let is_mark = tokenizer.is_special(token);
+                    assert!(
+                        found || is_mark,
+                        "{index}: token {i} {written:?} at {start} of {text:?}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]
