@@ -242,6 +242,9 @@ impl Writing {
             }
         };
         let ended = model.ends_text(token);
+        if answer.is_empty() {
+            self.text = Detokenizer::behind(model.tokenizer(), prompt);
+        }
         // A chat's log-probabilities are those of its text; a completion's have one entry for every token written.
         if !ended || !self.task.chat {
             let noted = self.logprob(model, sampler, token);

@@ -11,6 +11,8 @@ use crate::model::{LoadError, TextFile};
 
 /// What a decoder writes for bytes that are not yet a character.
 const REPLACEMENT: char = '\u{fffd}';
+/// Bytes of the longest character in UTF-8.
+const CHARACTER_LEN_MAX: usize = 4;
 
 /// A `tokenizer.json`.
 pub(crate) struct Tokenizer {
@@ -213,31 +215,68 @@ pub(crate) struct Detokenizer {
 }
 
 impl Detokenizer {
+    /// Begins a text behind a prompt. Where the prompt ends inside a character, as token ids may, the token that
+    /// completes it shows it whole.
+    pub(crate) fn behind(tokenizer: &Tokenizer, prompt: &[u32]) -> Detokenizer {
+        let mut text = Detokenizer::default();
+        let mut bytes = Vec::new();
+        for (index, &token) in prompt.iter().enumerate().rev().take(CHARACTER_LEN_MAX - 1) {
+            bytes.splice(0..0, tokenizer.token_bytes(token).0);
+            match std::str::from_utf8(&bytes) {
+                Ok(_) => break,
+                Err(error) if error.error_len().is_none() && !tokenizer.is_hidden(token) => {
+                    text.begin(tokenizer);
+                    text.tokens.extend(&prompt[index..]);
+                    text.shown = text.tokens.len();
+                    break;
+                }
+                Err(_) => {} // it may begin further to the left
+            }
+        }
+        text
+    }
+
+    /// Puts the anchor before the first token.
+    fn begin(&mut self, tokenizer: &Tokenizer) {
+        if let (true, Some(anchor)) = (self.tokens.is_empty(), &tokenizer.anchor) {
+            self.tokens.push(anchor.token);
+            self.shown = 1;
+        }
+    }
+
     /// Adds a token. The error says why the tokenizer cannot turn it into text.
     pub(crate) fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<(), String> {
         if tokenizer.is_hidden(token) {
             return Ok(()); // kept, a row of them would be decoded again and again
         }
-        if let (true, Some(anchor)) = (self.tokens.is_empty(), &tokenizer.anchor) {
-            self.tokens.push(anchor.token);
-            self.shown = 1;
-        }
+        self.begin(tokenizer);
         self.tokens.push(token);
-        let before = tokenizer.decode(&self.tokens[self.context..self.shown])?;
-        let with = tokenizer.decode(&self.tokens[self.context..])?;
-        if with.len() > before.len() && !with.ends_with(REPLACEMENT) {
-            self.text.push_str(with.get(before.len()..).unwrap_or_default());
+        let (with, from) = self.decode_further(tokenizer)?;
+        if with.len() > from && !with.ends_with(REPLACEMENT) {
+            self.text.push_str(with.get(from..).unwrap_or_default());
             self.context = self.shown;
             self.shown = self.tokens.len();
         }
         Ok(())
     }
 
-    /// Adds what was held back; a character that never became whole shows as U+FFFD.
-    pub(crate) fn flush(&mut self, tokenizer: &Tokenizer) -> Result<(), String> {
+    /// The text of what is shown and what is not, and where the latter begins in it.
+    fn decode_further(&self, tokenizer: &Tokenizer) -> Result<(String, usize), String> {
         let before = tokenizer.decode(&self.tokens[self.context..self.shown])?;
         let with = tokenizer.decode(&self.tokens[self.context..])?;
-        self.text.push_str(with.get(before.len()..).unwrap_or_default());
+        // What a prompt left unfinished is not there any more once it is completed.
+        let kept = if with.starts_with(&before) {
+            &before
+        } else {
+            before.trim_end_matches(REPLACEMENT)
+        };
+        Ok((with, kept.len()))
+    }
+
+    /// Adds what was held back; a character that never became whole shows as U+FFFD.
+    pub(crate) fn flush(&mut self, tokenizer: &Tokenizer) -> Result<(), String> {
+        let (with, from) = self.decode_further(tokenizer)?;
+        self.text.push_str(with.get(from..).unwrap_or_default());
         (self.context, self.shown) = (self.tokens.len(), self.tokens.len());
         Ok(())
     }
@@ -394,6 +433,28 @@ mod tests {
         }
         assert_eq!(text.text(), "🐈");
         assert!(text.tokens.len() < 10);
+    }
+
+    #[test]
+    fn a_character_that_a_prompt_began_shows_whole_and_nothing_else_of_it_does() {
+        for tokenizer in [demo(), of_gguf("bitnet-b1.58-i2_s.gguf"), of_gguf("bitnet-i2_s.gguf")] {
+            let tokens = tokenizer.encode("ab 🐈 ü", false).unwrap();
+            let cat = tokenizer.encode("ab ", false).unwrap().len();
+            for split in 1..tokens.len() {
+                let (prompt, answer) = tokens.split_at(split);
+                let mut text = Detokenizer::behind(&tokenizer, prompt);
+                answer.iter().for_each(|&token| text.push(&tokenizer, token).unwrap());
+                let shown = text.into_text();
+                assert!("ab 🐈 ü".ends_with(&shown), "{split}: {shown:?}");
+                assert!(split > cat + 1 || shown.contains('🐈'), "{split}: {shown:?}");
+            }
+            let (prompt, _) = tokens.split_at(cat + 2);
+            let mut text = Detokenizer::behind(&tokenizer, prompt);
+            for token in tokenizer.encode("ab", false).unwrap() {
+                text.push(&tokenizer, token).unwrap();
+            }
+            assert_eq!(text.text().trim_start(), "ab", "what is not completed is the prompt's");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Where the tokens of a completion begin in its text, for both ways to spell tokens.
+//! Where the tokens of a completion begin in its text, for both ways to spell tokens, and characters cut by a prompt's end.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -61,5 +61,22 @@ fn every_token_begins_at_its_offset() {
             }
             assert!(checked > 1, "{name}: no token of {tokens:?} was text");
         }
+    }
+}
+
+#[test]
+fn an_answer_completes_the_character_that_its_prompt_began() {
+    for name in MODELS {
+        let model = model(name);
+        let tokens = model.tokenize("a🐈").unwrap();
+        let (last, prompt) = tokens.split_last().unwrap();
+        assert!(
+            model.detokenize(prompt).unwrap().ends_with('\u{fffd}'),
+            "the cat is cut"
+        );
+        let body =
+            json!({ "prompt": prompt, "max_tokens": 1, "temperature": 0, "logit_bias": { last.to_string(): 100 } });
+        let completion = complete(&model, body);
+        assert_eq!(completion.output_text.as_deref(), Some("🐈"), "{name}");
     }
 }
