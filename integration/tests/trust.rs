@@ -168,6 +168,64 @@ async fn an_amount_off_by_the_twelfth_decimal_is_found() -> Result<()> {
     Ok(())
 }
 
+/// Edits the lines of `invoices.jsonl`. The manifest has the hash that the file has then, so that only what the
+/// ledger makes of it can tell.
+async fn check_invoices(edit: impl FnOnce(&mut Vec<String>) -> Result<Vec<Break>>) -> Result<()> {
+    check(|books| {
+        let file = books.closed("invoices.jsonl");
+        let mut lines: Vec<_> = fs::read_to_string(&file)?.lines().map(str::to_owned).collect();
+        let expected = edit(&mut lines)?;
+        fs::write(file, lines.join("\n") + "\n")?;
+        plant::rehash(books, "invoices.jsonl")?;
+        Ok(expected)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invoice_or_one_of_its_lines_that_is_there_twice_is_found() -> Result<()> {
+    const OF_KUWAITI: usize = 3;
+    let edit = |lines: &mut Vec<String>, edit: fn(&mut Invoice)| {
+        let mut invoice: Invoice = serde_json::from_str(&lines[OF_KUWAITI])?;
+        edit(&mut invoice);
+        lines[OF_KUWAITI] = serde_json::to_string(&invoice)?;
+        anyhow::Ok(invoice.lines[0].external_id)
+    };
+    check_invoices(|lines| {
+        lines.insert(2, lines[1].clone());
+        Ok(vec![
+            line(["2026-10/invoices.jsonl line 3: globex in USD has a second invoice, 2026-10-000002"]),
+            line(["2026-10/invoices.jsonl has 6 invoices, but the manifest says 5"]),
+            line(["2026-10/invoices.jsonl has invoice 2026-10-00000", " must be"]),
+            line(["2026-10 in USD: the ledger rates to "]),
+        ])
+    })
+    .await?;
+    check_invoices(|lines| {
+        let id = edit(lines, |invoice| invoice.lines.insert(0, invoice.lines[0].clone()))?;
+        let invoice = "2026-10/invoices.jsonl invoice 2026-10-000004 of kuwaiti in KWD charges line ".to_owned();
+        let again = format!("debian-sections/batch/input of 2026-10 ({id}) again: ");
+        let sum = "2026-10 in KWD: the ledger rates to ";
+        Ok(vec![vec![invoice, again], line([sum])])
+    })
+    .await?;
+    check_invoices(|lines| {
+        edit(lines, |invoice| invoice.lines.swap(0, 1))?;
+        let told = "2026-10/invoices.jsonl line 4: the invoice of kuwaiti in KWD is not written as it was";
+        Ok(vec![line([told])])
+    })
+    .await?;
+    check_invoices(|lines| {
+        let number = "\"number\":";
+        lines[OF_KUWAITI] = lines[OF_KUWAITI].replacen(number, "\"number\":\"2026-10-000009\",\"number\":", 1);
+        Ok(vec![
+            line(["2026-10/invoices.jsonl line 4 cannot be read: duplicate field `number`"]),
+            line(["2026-10/invoices.jsonl lacks invoice 2026-10-000004 of kuwaiti in KWD, which the ledger makes"]),
+        ])
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_event_is_found() -> Result<()> {
     let remove = |books: &Books, month: &str, custom_id: &str| {

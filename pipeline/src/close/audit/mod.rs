@@ -16,7 +16,6 @@ use billing::invoice::{CreditState, Invoice};
 use billing::period::Period;
 use billing::report::MonthCheck;
 use object_store::ObjectStoreExt;
-use serde::Serialize;
 use serde_json::Value;
 
 use super::ledger::RatedRows;
@@ -29,6 +28,7 @@ use crate::sink::Table;
 use crate::store;
 use crate::tables::{TableError, Tables};
 use rows::RowCheck;
+use values::value;
 
 /// Problems of one file's values that are told; all are counted.
 const SHOWN_MAX: usize = 100;
@@ -340,7 +340,13 @@ impl Periods {
         let path = name(period, CREDITS);
         if let Some(bytes) = self.objects.bytes(&path).await?.filter(|_| made.whole) {
             match serde_json::from_slice::<Value>(&bytes) {
-                Ok(credits) => audit.find_all(&path, values::differences(&credits, &value(&made.bill.credits))),
+                Ok(credits) => {
+                    let mut problems = values::differences(&credits, &value(&made.bill.credits));
+                    if problems.is_empty() && bytes != self.objects.to_json(CREDITS, &made.bill.credits)? {
+                        problems.push("was edited: it is not written as it was".to_owned());
+                    }
+                    audit.find_all(&path, problems);
+                }
                 Err(error) => audit.find(path, format!("cannot be read: {error}")),
             }
         }
@@ -421,10 +427,6 @@ impl Carried {
             .filter(|(period, _)| first.is_some_and(|first| **period >= first));
         behind.flat_map(|(_, files)| files.clone()).collect()
     }
-}
-
-fn value(of: impl Serialize) -> Value {
-    serde_json::to_value(of).expect("what a month is closed as has text for its names")
 }
 
 /// The error and its causes.

@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 
 use billing::invoice::Invoice;
+use serde::Serialize;
 use serde_json::Value;
+
+pub(super) fn value(of: &impl Serialize) -> Value {
+    serde_json::to_value(of).expect("what a month is closed as has text for its names")
+}
 
 /// Where the two differ, each as `place is X, but the ledger makes it Y`.
 pub(super) fn differences(stored: &Value, made: &Value) -> Vec<String> {
@@ -41,7 +46,7 @@ fn compare(place: &str, stored: &Value, made: &Value, found: &mut Vec<String>) {
 /// what stands above the lines are left out.
 pub(super) fn invoices(stored: &[u8], made: &[Invoice], usage_only: bool) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut pairs: BTreeMap<String, [Option<Value>; 2]> = BTreeMap::new();
+    let mut pairs: BTreeMap<String, Pair> = BTreeMap::new();
     // A line that is what the ledger makes to the byte needs no second look.
     let made = made
         .iter()
@@ -52,15 +57,17 @@ pub(super) fn invoices(stored: &[u8], made: &[Invoice], usage_only: bool) -> Vec
         if unseen.get_mut(line).is_some_and(std::mem::take) {
             continue;
         }
-        match serde_json::from_slice::<Value>(line) {
+        match serde_json::from_slice::<Invoice>(line).map(|invoice| value(&invoice)) {
             Ok(invoice) => {
                 let key = key(&invoice);
                 let is_repeated = unseen.contains_key(line);
                 let pair = pairs.entry(key.clone()).or_default();
-                if is_repeated || pair[0].is_some() {
-                    problems.push(format!("line {place}: {key} has two invoices"));
+                if is_repeated || pair.stored.is_some() {
+                    let number = text(&invoice, "number");
+                    problems.push(format!("line {place}: {key} has a second invoice, {number}"));
+                } else {
+                    pair.stored = Some((place, invoice));
                 }
-                pair[0] = Some(invoice).filter(|_| !is_repeated);
             }
             Err(error) => problems.push(format!("line {place} cannot be read: {error}")),
         }
@@ -68,14 +75,20 @@ pub(super) fn invoices(stored: &[u8], made: &[Invoice], usage_only: bool) -> Vec
     for (line, _) in unseen.into_iter().filter(|(_, unseen)| *unseen) {
         if let Ok(invoice) = serde_json::from_slice::<Value>(&line) {
             let pair = pairs.entry(key(&invoice)).or_default();
-            pair[1] = Some(invoice);
+            pair.made = Some(invoice);
         }
     }
-    for (of, [stored, made]) in pairs {
+    for (of, Pair { stored, made }) in pairs {
         let number = |invoice: &Value| text(invoice, "number");
         match (stored, made) {
-            (Some(stored), Some(made)) => invoice(&of, stored, made, usage_only, &mut problems),
-            (Some(stored), None) if has_lines(&stored, usage_only) => {
+            (Some((place, stored)), Some(made)) => {
+                let found = invoice(&of, stored, made, usage_only);
+                if found.is_empty() && !usage_only {
+                    problems.push(format!("line {place}: the invoice of {of} is not written as it was"));
+                }
+                problems.extend(found);
+            }
+            (Some((_, stored)), None) if has_lines(&stored, usage_only) => {
                 problems.push(format!(
                     "invoice {} of {of} does not follow from the ledger",
                     number(&stored)
@@ -91,6 +104,14 @@ pub(super) fn invoices(stored: &[u8], made: &[Invoice], usage_only: bool) -> Vec
         }
     }
     problems
+}
+
+/// Invoices of one tenant in one currency that are not the same to the byte.
+#[derive(Default)]
+struct Pair {
+    /// With the number of its line.
+    stored: Option<(usize, Value)>,
+    made: Option<Value>,
 }
 
 fn key(invoice: &Value) -> String {
@@ -112,14 +133,21 @@ fn has_lines(invoice: &Value, usage_only: bool) -> bool {
             .is_some_and(|lines| lines.iter().any(is_taken))
 }
 
-fn invoice(of: &str, mut stored: Value, mut made: Value, usage_only: bool, problems: &mut Vec<String>) {
+fn invoice(of: &str, mut stored: Value, mut made: Value, usage_only: bool) -> Vec<String> {
     let place = format!("invoice {} of {of}", text(&stored, "number"));
+    let mut problems = Vec::new();
     let mut pairs: BTreeMap<String, [Option<Value>; 2]> = BTreeMap::new();
     for (side, invoice) in [&mut stored, &mut made].into_iter().enumerate() {
         for line in invoice["lines"].as_array_mut().map(std::mem::take).unwrap_or_default() {
-            if !usage_only || !line["sku"].is_null() {
-                let id = text(&line, "external_id");
-                pairs.entry(id).or_default()[side] = Some(line);
+            if usage_only && line["sku"].is_null() {
+                continue;
+            }
+            let held = &mut pairs.entry(text(&line, "external_id")).or_default()[side];
+            if held.is_some() {
+                let (line, amount) = (line_name(&line), text(&line, "amount"));
+                problems.push(format!("{place} charges line {line} again: {amount}"));
+            } else {
+                *held = Some(line);
             }
         }
     }
@@ -148,6 +176,7 @@ fn invoice(of: &str, mut stored: Value, mut made: Value, usage_only: bool, probl
     if !usage_only && !found.is_empty() {
         problems.push(format!("{place}: {}", found.join("; ")));
     }
+    problems
 }
 
 fn line_name(line: &Value) -> String {
