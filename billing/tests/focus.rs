@@ -7,13 +7,17 @@ use std::collections::BTreeMap;
 
 use bigdecimal::BigDecimal;
 use billing::contract::Contracts;
+use billing::correct::{Change, Correction, rows as correction_rows};
+use billing::invoice::CreditState;
 use billing::money::Money;
-use billing::report::focus::{FocusVersion, Issuer, Unbilled, billing_periods, cost_and_usage, invoice_details};
+use billing::report::focus::{
+    FocusVersion, Issuer, Numbers, Unbilled, billing_periods, cost_and_usage, invoice_details,
+};
 use billing::report::render;
 use billing::report::sheet::Sheet;
 use billing::report::usage::{Filter, UsageReport, usage};
 use billing::report::{InMemory, Invoiced};
-use common::{book, contracts, event, result};
+use common::{book, closing, contracts, event, result};
 use schemas::billing as events;
 use schemas::result::ResultRow;
 
@@ -158,13 +162,114 @@ fn each_version_has_its_columns_and_its_times() {
     }
     assert_eq!(old[0]["BillingPeriodStart"], "2026-11-01T00:00:00Z");
     assert_eq!(old[0]["BillingPeriodEnd"], "2026-12-01T00:00:00Z");
-    assert_eq!(old[0]["SkuPriceId"], "debian-sections/batch/input/EUR/1");
+    assert_eq!(old[0]["SkuPriceId"], "debian-sections/batch/input/1");
     assert_eq!(old[0]["InvoiceId"], "", "an open month has no invoice");
     let issuer = open();
     let periods = rows(billing_periods(["2026-11".parse().unwrap()], &issuer));
     assert_eq!(periods.len(), 1);
     assert_eq!(periods[0]["BillingPeriodStatus"], "Open");
-    assert!(rows(invoice_details(&issuer)).is_empty());
+    assert!(rows(invoice_details(&issuer, &Numbers::default())).is_empty());
+}
+
+#[test]
+fn columns_of_focus_stand_in_front_of_ours() {
+    let report = report();
+    let (issuer, invoiced) = (open(), Invoiced::default());
+    let unbilled = Unbilled {
+        report: &report,
+        invoiced: &invoiced,
+        closed_through: None,
+        month: None,
+    };
+    for version in [FocusVersion::V1_2, FocusVersion::V1_4] {
+        let sheet = cost_and_usage(&issuer, Some(&unbilled), version, &book(), &contracts()).unwrap();
+        let is_ours: Vec<bool> = sheet
+            .columns
+            .iter()
+            .map(|column| column.name.starts_with("x_"))
+            .collect();
+        assert!(is_ours.is_sorted(), "{:?}", sheet.columns);
+        assert!(sheet.rows.into_iter().all(|row| row.len() == is_ours.len()));
+    }
+}
+
+/// Two closed months; the second takes back what the first one charged acme for.
+fn two_months() -> Issuer {
+    let october = [
+        closing::event("acme", 1, "2026-10", "debian-sections", [170, 60, 333]),
+        closing::event("stranger", 2, "2026-10", "debian-sections", [40, 0, 17]),
+    ];
+    let take_back = Correction {
+        event_id: october[0].event_id,
+        change: Change::Reverse,
+        reason: "a test".to_owned(),
+    };
+    let mut november = vec![
+        closing::event("acme", 3, "2026-11", "debian-sections", [20, 0, 7]),
+        closing::event("globex", 4, "2026-10", "debian-sections", [9, 0, 7]),
+    ];
+    november.extend(correction_rows(&october[0], &take_back, november[0].ingested_at).unwrap());
+    let mut issuer = open();
+    let (mut issued, mut rated, mut credits) = (Vec::new(), Vec::new(), CreditState::default());
+    for (month, rows) in [("2026-10", &october[..]), ("2026-11", &november[..])] {
+        let closed = closing::try_close(month, rows, &rated, &closing::booked(&issued)).unwrap();
+        let (invoices, left) = closing::invoices(month, &closed.charges, &contracts(), &credits);
+        rated.extend(closed.batches);
+        issued.extend(invoices.iter().cloned());
+        credits = left;
+        issuer.closed.insert(closing::period(month), invoices);
+    }
+    issuer
+}
+
+#[test]
+fn a_row_of_invoice_detail_is_a_line_and_names_the_invoice_that_it_corrects() {
+    let issuer = two_months();
+    let mut numbers = Numbers::default();
+    let invoices: Vec<_> = issuer.closed.values().flatten().collect();
+    invoices.iter().for_each(|invoice| numbers.add(invoice));
+    let details = rows(invoice_details(&issuer, &numbers));
+    for invoice in &invoices {
+        let of_it: Vec<_> = details
+            .iter()
+            .filter(|row| row["InvoiceId"] == invoice.number)
+            .collect();
+        let billed: BigDecimal = of_it.iter().map(|row| decimal(row, "BilledCost")).sum();
+        assert_eq!(billed, invoice.total.to_string().parse::<BigDecimal>().unwrap());
+        for line in &invoice.lines {
+            let id = line.external_id.to_string();
+            let row = of_it.iter().find(|row| row["InvoiceDetailId"] == id).unwrap();
+            let sku = line.sku.as_ref().unwrap();
+            let grain: serde_json::Value = serde_json::from_str(&row["InvoiceDetailGrain"]).unwrap();
+            assert_eq!(grain["SkuId"], sku.to_string());
+            assert_eq!(grain["x_ChargePeriod"], line.charge_period.to_string());
+            assert_eq!(row["x_Quantity"], line.quantity.to_string());
+            assert_eq!(row["x_ListCost"], line.list.to_string());
+            // October has no invoice of globex that its late line could correct.
+            let corrects = line.charge_period < invoice.period && invoice.tenant_id.as_str() == "acme";
+            let expected = if corrects { "2026-10-000001" } else { &invoice.number };
+            assert_eq!(row["ReferenceInvoiceId"], expected, "{row:?}");
+        }
+    }
+    let corrections = details
+        .iter()
+        .filter(|row| row["ReferenceInvoiceId"] != row["InvoiceId"]);
+    assert_eq!(corrections.count(), 3, "input, cached input and output");
+
+    // What Cost and Usage says of a line adds up to it, but for rounding, and every id is that of a row.
+    let charged = rows(cost_and_usage(&issuer, None, FocusVersion::V1_4, &closing::book(), &contracts()).unwrap());
+    let mut exact: BTreeMap<(&str, &str), BigDecimal> = BTreeMap::new();
+    for row in &charged {
+        let key = (row["InvoiceId"].as_str(), row["InvoiceDetailId"].as_str());
+        *exact.entry(key).or_default() += decimal(row, "BilledCost");
+    }
+    let rounding: BigDecimal = "0.1".parse().unwrap();
+    for row in &details {
+        let key = (row["InvoiceId"].as_str(), row["InvoiceDetailId"].as_str());
+        let difference = exact.remove(&key).unwrap_or_default() - decimal(row, "BilledCost");
+        assert!(difference.abs() < rounding, "{row:?}");
+    }
+    assert!(exact.is_empty(), "{exact:?}");
 }
 
 /// FOCUS 1.2, `specification/columns/`: those whose feature level is Mandatory.

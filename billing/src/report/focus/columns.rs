@@ -1,4 +1,4 @@
-//! The columns of Cost and Usage, by version. Ours begin with `x_`.
+//! The columns of Cost and Usage, by version: those of FOCUS first, then ours, which begin with `x_`.
 
 use super::Issuer;
 use super::rows::{Row, RowKind};
@@ -6,32 +6,42 @@ use crate::money::Money;
 use crate::report::sheet::{Cell, Column, Kind, column};
 use crate::sku::Sku;
 
-/// A version's columns, and the cells of a row in them.
+/// A version's columns, and what it says that the others do not.
 pub(super) struct Version {
     pub(super) columns: &'static [Column],
-    pub(super) cells: fn(&Row, &Issuer) -> Vec<Cell>,
+    more: fn(&mut Cells, &Row, &Issuer),
 }
 
 pub(super) static V1_2: Version = Version {
     columns: &COLUMNS_1_2,
-    cells: |row, issuer| {
-        let mut cells = common(row, issuer);
-        cells.extend([text(&issuer.name), text(&issuer.name)]);
-        cells
+    more: |cells, _, issuer| {
+        cells.set("ProviderName", text(&issuer.name));
+        cells.set("PublisherName", text(&issuer.name));
     },
 };
 
 pub(super) static V1_4: Version = Version {
     columns: &COLUMNS_1_4,
-    cells: |row, issuer| {
-        let mut cells = common(row, issuer);
+    more: |cells, row, issuer| {
         let detail = row.invoice.as_ref().map(|(_, detail)| detail.as_str());
-        cells.extend([text(&issuer.name), text(&issuer.name), Cell::text(detail)]);
-        cells
+        cells.set("HostProviderName", text(&issuer.name));
+        cells.set("InvoiceDetailId", Cell::text(detail));
+        cells.set("ServiceProviderName", text(&issuer.name));
     },
 };
 
-const COMMON: [Column; 39] = [
+impl Version {
+    /// The cells of a row, one for each column.
+    pub(super) fn cells(&self, row: &Row, issuer: &Issuer) -> Vec<Cell> {
+        let mut cells = Cells::of(self.columns);
+        common(&mut cells, row, issuer);
+        (self.more)(&mut cells, row, issuer);
+        cells.values
+    }
+}
+
+/// FOCUS's columns that every version has.
+const COMMON: [Column; 33] = [
     column("BilledCost", Kind::Exact),
     column("BillingAccountId", Kind::Text),
     column("BillingAccountName", Kind::Text),
@@ -67,6 +77,9 @@ const COMMON: [Column; 39] = [
     column("SkuMeter", Kind::Text),
     column("SkuPriceDetails", Kind::Text),
     column("SkuPriceId", Kind::Text),
+];
+
+const OURS: [Column; 6] = [
     column("x_ContractVersion", Kind::Text),
     column("x_Model", Kind::Text),
     column("x_PriceBook", Kind::Text),
@@ -75,32 +88,33 @@ const COMMON: [Column; 39] = [
     column("x_TokenType", Kind::Text),
 ];
 
-static COLUMNS_1_2: [Column; 41] = with([column("ProviderName", Kind::Text), column("PublisherName", Kind::Text)]);
+static COLUMNS_1_2: [Column; 41] = all([column("ProviderName", Kind::Text), column("PublisherName", Kind::Text)]);
 
-static COLUMNS_1_4: [Column; 42] = with([
+static COLUMNS_1_4: [Column; 42] = all([
     column("HostProviderName", Kind::Text),
-    column("ServiceProviderName", Kind::Text),
     column("InvoiceDetailId", Kind::Text),
+    column("ServiceProviderName", Kind::Text),
 ]);
 
-/// The common columns, and `more` behind them.
-const fn with<const MORE: usize, const ALL: usize>(more: [Column; MORE]) -> [Column; ALL] {
+/// The common columns, `more` behind them, and ours last.
+const fn all<const MORE: usize, const ALL: usize>(more: [Column; MORE]) -> [Column; ALL] {
     let mut all = [COMMON[0]; ALL];
     let mut at = 0;
     while at < ALL {
         all[at] = if at < COMMON.len() {
             COMMON[at]
-        } else {
+        } else if at < COMMON.len() + MORE {
             more[at - COMMON.len()]
+        } else {
+            OURS[at - COMMON.len() - MORE]
         };
         at += 1;
     }
     all
 }
 
-fn common(row: &Row, issuer: &Issuer) -> Vec<Cell> {
+fn common(cells: &mut Cells, row: &Row, issuer: &Issuer) {
     let amount = |amount: Money| Cell::Exact(amount, Some(row.currency));
-    let mut cells = Cells::of(&COMMON);
     cells.set("BillingAccountId", text(row.tenant.as_str()));
     cells.set("BillingCurrency", text(row.currency.code()));
     cells.set("BillingPeriodEnd", Cell::Time(row.billed_in.end()));
@@ -138,18 +152,18 @@ fn common(row: &Row, issuer: &Issuer) -> Vec<Cell> {
             charge,
         } => {
             let exact = |amount: Money| Cell::Exact(amount, None);
-            usage(&mut cells, sku, charge.consumed);
+            usage(cells, sku, charge.consumed);
             cells.set("ContractedUnitPrice", exact(charge.contracted_unit_price));
             cells.set("ListUnitPrice", exact(charge.list_unit_price));
             cells.set("PricingQuantity", exact(charge.pricing_quantity));
             cells.set("PricingUnit", text(&charge.pricing_unit));
-            cells.set("SkuPriceId", text(format!("{sku}/{}/{}", row.currency, charge.step)));
+            cells.set("SkuPriceId", text(format!("{sku}/{}", charge.step)));
             cells.set("x_ContractVersion", Cell::text(contract_version.as_deref()));
             cells.set("x_PriceBook", text(price_book));
             cells.set("x_PriceVersion", text(price_version));
         }
         RowKind::Correction { sku, quantity, .. } => {
-            usage(&mut cells, sku, *quantity);
+            usage(cells, sku, *quantity);
             cells.set("ChargeClass", text("Correction"));
         }
         RowKind::Other {
@@ -159,11 +173,10 @@ fn common(row: &Row, issuer: &Issuer) -> Vec<Cell> {
             cells.set("ChargeDescription", text(description));
             cells.set("ChargeFrequency", text("One-Time"));
             if *category == "Purchase" {
-                purchase(&mut cells, row, description);
+                purchase(cells, row, description);
             }
         }
     }
-    cells.0
 }
 
 /// What usage rows and their corrections have in common.
@@ -206,33 +219,37 @@ fn purchase(cells: &mut Cells, row: &Row, description: &str) {
         true => (one.negated(), amount.negated()),
         false => (one, amount),
     };
-    let sku = description
-        .split(|c: char| !c.is_alphanumeric())
-        .next()
-        .unwrap_or_default()
-        .to_lowercase();
+    let sku = sku_of_terms(description);
     cells.set("ContractedUnitPrice", Cell::Exact(price, None));
     cells.set("ListUnitPrice", Cell::Exact(price, None));
     cells.set("PricingCategory", text("Standard"));
     cells.set("PricingQuantity", Cell::Exact(quantity, None));
     cells.set("PricingUnit", text("Months"));
-    cells.set("SkuId", text(format!("terms/{sku}")));
-    cells.set("SkuPriceId", text(format!("terms/{sku}/{}", row.currency)));
+    cells.set("SkuId", text(&sku));
+    cells.set("SkuPriceId", text(sku));
+}
+
+/// What a fee, a minimum or a credit is sold as.
+pub(super) fn sku_of_terms(description: &str) -> String {
+    let word = description.split(|c: char| !c.is_alphanumeric()).next();
+    format!("terms/{}", word.unwrap_or_default().to_lowercase())
 }
 
 /// The cells of a row, set by the names of their columns.
-struct Cells(Vec<Cell>);
+struct Cells {
+    columns: &'static [Column],
+    values: Vec<Cell>,
+}
 
 impl Cells {
-    fn of(columns: &[Column]) -> Self {
-        let mut cells = Vec::with_capacity(columns.len() + 3);
-        cells.resize(columns.len(), Cell::Empty);
-        Cells(cells)
+    fn of(columns: &'static [Column]) -> Self {
+        let values = vec![Cell::Empty; columns.len()];
+        Cells { columns, values }
     }
 
     fn set(&mut self, name: &str, cell: Cell) {
-        let at = COMMON.iter().position(|column| column.name == name);
-        self.0[at.expect("the column is among the common ones")] = cell;
+        let at = self.columns.iter().position(|column| column.name == name);
+        self.values[at.expect("the version has the column")] = cell;
     }
 }
 

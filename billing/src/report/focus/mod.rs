@@ -21,7 +21,7 @@ use crate::invoice::Invoice;
 use crate::period::Period;
 use crate::price_book::PriceBook;
 
-pub use self::datasets::{billing_periods, invoice_details};
+pub use self::datasets::{Numbers, billing_periods, invoice_details};
 pub use self::unbilled::Unbilled;
 
 /// Which version of the specification.
@@ -58,6 +58,6 @@ pub fn cost_and_usage<'a>(
     Ok(Sheet {
         name: "CostAndUsage",
         columns: version.columns,
-        rows: Box::new(rows.into_iter().map(move |row| (version.cells)(&row, issuer))),
+        rows: Box::new(rows.into_iter().map(move |row| version.cells(&row, issuer))),
     })
 }

@@ -12,6 +12,9 @@ use crate::price_book::PriceBook;
 use crate::report::ReportError;
 use crate::sku::Sku;
 
+/// What an `Adjustment` is for.
+pub(super) const ROUNDING: &str = "Rounding of invoice lines to the minor unit of the currency";
+
 /// One row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Row {
@@ -162,7 +165,7 @@ fn other(line: &InvoiceLine) -> RowKind {
 pub(super) fn adjustment(amount: Money) -> RowKind {
     RowKind::Other {
         category: "Adjustment",
-        description: "Rounding of invoice lines to the minor unit of the currency".to_owned(),
+        description: ROUNDING.to_owned(),
         amount,
     }
 }

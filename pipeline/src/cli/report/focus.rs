@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use billing::period::Period;
-use billing::report::focus::{FocusVersion, Issuer, Unbilled, billing_periods, cost_and_usage, invoice_details};
+use billing::report::focus::{
+    FocusVersion, Issuer, Numbers, Unbilled, billing_periods, cost_and_usage, invoice_details,
+};
 use billing::report::render;
 use billing::report::usage::Filter;
 use clap::{Args, ValueEnum};
@@ -72,13 +74,19 @@ impl Focus {
             name: self.issuer.clone(),
             closed: BTreeMap::new(),
         };
-        for period in closed.iter().filter(|period| self.asks_for(**period)) {
+        // What corrects an invoice of another month names it.
+        let mut numbers = Numbers::default();
+        let wanted = |period: &&Period| self.asks_for(**period) || self.dataset == Dataset::InvoiceDetail;
+        for period in closed.iter().filter(wanted) {
             let mut invoices = periods.invoices(*period).await?;
             invoices.retain(|invoice| self.tenant.as_ref().is_none_or(|tenant| *tenant == invoice.tenant_id));
-            issuer.closed.insert(*period, invoices);
+            invoices.iter().for_each(|invoice| numbers.add(invoice));
+            if self.asks_for(*period) {
+                issuer.closed.insert(*period, invoices);
+            }
         }
         match self.dataset {
-            Dataset::InvoiceDetail => self.target.rows(invoice_details(&issuer), self.format, &[]),
+            Dataset::InvoiceDetail => self.target.rows(invoice_details(&issuer, &numbers), self.format, &[]),
             Dataset::BillingPeriod => {
                 let pinned = Pinned::open(settings).await?;
                 let open = pinned
