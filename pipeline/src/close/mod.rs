@@ -20,6 +20,7 @@ use billing::invoice::{CreditState, Invoice};
 use billing::period::Period;
 use billing::report::Invoiced;
 use billing::report::usage::Filter;
+use bytes::Bytes;
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 
@@ -322,7 +323,7 @@ impl Periods {
     }
 
     /// A file of a closed month, checked against its manifest.
-    async fn closed_file(&self, period: Period, manifest: &Manifest, file: &str) -> Result<Vec<u8>, PeriodError> {
+    async fn closed_file(&self, period: Period, manifest: &Manifest, file: &str) -> Result<Bytes, PeriodError> {
         let path = name(period, file);
         let changed = |problem: &str| PeriodError::Changed {
             path: path.clone(),

@@ -1,5 +1,7 @@
 //! Small objects that are created once: by name, as bytes, as JSON, as lines of JSON.
 
+use billing::close::manifest::ClosedFile;
+use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode};
 use serde::Serialize;
@@ -7,6 +9,9 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::store::{self, Store};
+
+/// Bytes of an object that are held while it is hashed.
+const HASHED_BYTES: u64 = 4 << 20;
 
 /// Why an object is not there as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -61,14 +66,35 @@ impl Objects {
     }
 
     /// The bytes; none if there is no such object.
-    pub(super) async fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>, ObjectError> {
+    pub(super) async fn bytes(&self, path: &str) -> Result<Option<Bytes>, ObjectError> {
         let place = self.store.path(path);
         let failed = |source| ObjectError::store(&place, source);
         match self.store.objects().get(&place).await {
-            Ok(got) => Ok(Some(got.bytes().await.map_err(failed)?.to_vec())),
+            Ok(got) => Ok(Some(got.bytes().await.map_err(failed)?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(failed(source)),
         }
+    }
+
+    /// Length and SHA-256 of the bytes, a piece at a time; none if there is no such object.
+    pub(super) async fn hash(&self, path: &str) -> Result<Option<ClosedFile>, ObjectError> {
+        let place = self.store.path(path);
+        let failed = |source| ObjectError::store(&place, source);
+        let objects = self.store.objects();
+        let size = match objects.head(&place).await {
+            Ok(meta) => meta.size,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(source) => return Err(failed(source)),
+        };
+        let mut hash = Sha256::new();
+        let mut from = 0;
+        while from < size {
+            let to = (from + HASHED_BYTES).min(size);
+            hash.update(objects.get_range(&place, from..to).await.map_err(failed)?);
+            from = to;
+        }
+        let sha256 = hex::encode(hash.finalize());
+        Ok(Some(ClosedFile { size, sha256 }))
     }
 
     /// The object and the SHA-256 of its bytes; none if it is not there.

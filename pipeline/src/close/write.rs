@@ -1,7 +1,6 @@
 //! From a lock to the files of a closed month. The manifest is written last.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use billing::close::manifest::{ClosedFile, FORMAT, Lock, Manifest};
@@ -34,7 +33,7 @@ pub(super) struct Before {
 }
 
 /// Takes rated rows, in the order of event ids; never on a task of the runtime.
-pub(super) trait RatedTaker: Send + 'static {
+pub(super) trait RatedTaker {
     fn take(&mut self, batch: RecordBatch) -> Result<(), BoxError>;
     fn end(&mut self) -> Result<(), BoxError>;
 }
@@ -110,23 +109,23 @@ impl Periods {
             .flat_map(|zone| &zone.files)
             .map(|file| file.rows)
             .sum();
-        let prices = Arc::new(prices.clone());
-        let rating = tokio::task::spawn_blocking(move || {
-            let inputs = Inputs {
-                period,
-                ledger: &|| ledger.rows(),
-                rows,
-                earlier: &|| before.rated.rows(&["event_id", "payload_hash"]),
-                booked: &before.booked,
-                book: &prices.book,
-                contracts: &prices.contracts,
-            };
+        let inputs = Inputs {
+            period,
+            ledger: &|| ledger.rows(),
+            rows,
+            earlier: &|| before.rated.rows(&["event_id", "payload_hash"]),
+            booked: &before.booked,
+            book: &prices.book,
+            contracts: &prices.contracts,
+        };
+        // On this thread: the next month finds what this one freed, where another thread's heap would keep it.
+        let rated = tokio::task::block_in_place(|| {
             let (charges, counts) = rate_month(&inputs, |batch| taker.take(batch))?;
             taker.end().map_err(|source| io("rated rows", source))?;
-            Ok((charges, counts, taker))
+            Ok((charges, counts))
         });
-        let rated = rating.await.unwrap_or_else(|error| Err(io("rated rows", error.into())));
-        rated.map_err(|source| PeriodError::Close { period, source })
+        let (charges, counts) = rated.map_err(|source| PeriodError::Close { period, source })?;
+        Ok((charges, counts, taker))
     }
 
     /// Issues the month's invoices.

@@ -88,12 +88,11 @@ pub(super) async fn print_reconciliation(settings: &Settings, drained: bool) -> 
         expected.extend(jobs.map(|job| ((job.tenant_id, job.job_id), job.requests_total)));
     }
     let pinned = Pinned::open(settings).await?;
-    let terms = prices.clone();
-    let report = tokio::task::spawn_blocking(move || {
+    // On this thread, as the audit is: what one frees the other one finds.
+    let mut report = tokio::task::block_in_place(|| {
         let (results, events) = (pinned.results(), pinned.events());
-        reconcile(&results, &events, &expected, &terms.book, &terms.contracts)
-    });
-    let mut report = report.await.map_err(|error| Failure::new(Exit::Internal, error))??;
+        reconcile(&results, &events, &expected, &prices.book, &prices.contracts)
+    })?;
     let periods = Periods::new(Store::open(&settings.store.uri)?);
     let audit = periods.audit(&prices).await?;
     report.closed = audit.months;

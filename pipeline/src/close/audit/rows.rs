@@ -8,7 +8,6 @@ use arrow::datatypes::Decimal128Type;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use billing::close::BoxError;
 use billing::money::Money;
-use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use tokio::runtime::Handle;
 
@@ -292,7 +291,7 @@ impl StoredRows {
             let Some(bytes) = bytes else {
                 return Ok(Some(Piece::Lost));
             };
-            let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes));
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes);
             match reader.and_then(ParquetRecordBatchReaderBuilder::build) {
                 Ok(reader) => open.reader = Some(reader),
                 Err(error) => return Ok(Some(open.unreadable(&error))),
