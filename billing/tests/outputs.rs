@@ -208,3 +208,27 @@ fn the_page_stands_alone_and_shows_the_totals() {
         );
     }
 }
+
+#[test]
+fn list_less_what_is_saved_and_rounding_are_what_the_page_says_is_billed() {
+    let mut report = report(By::default());
+    report.at_list = (0..27).map(|n| format!("tenant-{n:02}").parse().unwrap()).collect();
+    // Sums that are no whole cents, which each figure would round on its own.
+    for total in &mut report.totals {
+        total.list = total.list.plus("0.004".parse().unwrap()).unwrap();
+    }
+    let mut page = Vec::new();
+    render::html(&report, "all tenants, 2026-11", &mut page).unwrap();
+    let page = String::from_utf8(page).unwrap();
+    let sections: Vec<&str> = page.split("<section>").skip(1).collect();
+    assert_eq!(sections.len(), 2, "EUR and USD");
+    for section in sections {
+        let tile = |name: &str| -> Money {
+            let before = section.split_once(&format!("</b><span>{name}</span>")).unwrap().0;
+            before.rsplit("<b>").next().unwrap().replace(',', "").parse().unwrap()
+        };
+        let saved = tile("at list price").minus(tile("saved by contracts")).unwrap();
+        assert_eq!(saved.plus(tile("invoice rounding")), Ok(tile("billed")));
+    }
+    assert!(page.contains("tenant-18, tenant-19 and 7 others"), "{page}");
+}

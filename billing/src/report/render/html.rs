@@ -22,6 +22,8 @@ type NameOf = fn(&Line) -> String;
 const RANKED_MAX: usize = 8;
 /// Tenants in the table, the rest together in one more.
 const TENANTS_MAX: usize = 200;
+/// Tenants that a note names.
+const NAMED_MAX: usize = 20;
 
 /// Writes the page. `title` says what it is about, such as a month.
 pub fn html(report: &UsageReport, title: &str, mut out: impl io::Write) -> io::Result<()> {
@@ -58,7 +60,7 @@ fn page(report: &UsageReport, title: &str) -> Result<String, MoneyError> {
     }
     page.push_str("<footer><h2>Where these figures come from</h2><ul>");
     for (name, value) in notes(report) {
-        let _ = write!(page, "<li>{}: {}</li>", escape(&name), escape(&value));
+        let _ = write!(page, "<li>{}: {}</li>", escape(&name), named(&value));
     }
     page.push_str("</ul></footer></main></body></html>\n");
     Ok(page)
@@ -79,15 +81,14 @@ fn section(report: &UsageReport, currency: Currency) -> Result<String, MoneyErro
             .map(|total| i128::from(total.charged.get(meter)))
             .sum::<i128>()
     };
+    // So that list, less what is saved, and rounding add up to what is billed.
+    let (list, contracted) = (list.rounded(currency)?, contracted.rounded(currency)?);
     let mut out = format!("<section><h2>Charges in {currency}</h2><div class=\"tiles\">");
     let tiles = [
         ("tile main", money(billed, currency), "billed"),
-        ("tile", money(list.rounded(currency)?, currency), "at list price"),
-        (
-            "tile",
-            money(list.minus(contracted)?.rounded(currency)?, currency),
-            "saved by contracts",
-        ),
+        ("tile", money(list, currency), "at list price"),
+        ("tile", money(list.minus(contracted)?, currency), "saved by contracts"),
+        ("tile", money(billed.minus(contracted)?, currency), "invoice rounding"),
         ("tile", grouped(count(Meter::Requests)), "requests charged"),
         (
             "tile",
@@ -149,7 +150,7 @@ fn over_time(lines: &[&Line], currency: Currency) -> Result<String, MoneyError> 
         })
         .collect();
     Ok(format!(
-        "<div class=\"card\"><h3>Billed by {}, {currency}</h3>{}</div>",
+        "<div class=\"card\"><h3>Billed by {}, {currency}</h3><div class=\"scroll\">{}</div></div>",
         if daily { "day" } else { "month" },
         chart::columns(&names, &series.collect::<Vec<_>>(), currency)
     ))
@@ -183,7 +184,7 @@ fn tenants(totals: &[&Total], currency: Currency) -> Result<String, MoneyError> 
     let mut rows: Vec<_> = of_tenant.into_iter().collect();
     rows.sort_by(|(a, sum_a), (b, sum_b)| sum_b.billed.cmp(&sum_a.billed).then_with(|| a.cmp(b)));
     let mut out = String::from(
-        "<div class=\"card\"><h3>Tenants</h3><div class=\"scroll\"><table><thead><tr><th>Tenant<th>Requests<th>Input\
+        "<div class=\"card long\"><h3>Tenants</h3><div class=\"scroll\"><table><thead><tr><th>Tenant<th>Requests<th>Input\
          <th>Cached input<th>Output<th>List<th>Contracted<th>Billed</tr></thead><tbody>",
     );
     let more = rows.split_off(rows.len().min(TENANTS_MAX));
@@ -251,6 +252,19 @@ impl Sum {
             money(self.billed, currency),
         );
         Ok(())
+    }
+}
+
+/// A list of names, as many as can be read.
+fn named(value: &str) -> String {
+    let names: Vec<&str> = value.split(", ").collect();
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => escape(value),
+        more => format!(
+            "{} and {} others",
+            escape(&names[..NAMED_MAX].join(", ")),
+            grouped(more)
+        ),
     }
 }
 
