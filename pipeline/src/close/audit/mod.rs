@@ -106,7 +106,8 @@ impl Audit {
 }
 
 impl Periods {
-    /// Checks every file of every closed month, and compares each month with what its lock makes now.
+    /// Checks every file of every closed month, and compares each month with what its lock makes now. Needs a
+    /// multi-threaded Tokio runtime.
     ///
     /// # Errors
     /// When the store fails. Whatever else is wrong is a finding.
