@@ -81,6 +81,19 @@ impl Activations {
     pub fn quantize(&mut self, kernel: Kernel, x: &[f32], cols: usize) {
         let tokens = x.len().checked_div(cols).unwrap_or(0);
         assert_eq!(tokens * cols, x.len(), "activations are not whole rows of {cols}");
+        self.quantize_computed(kernel, [tokens, cols], |token, row| {
+            row.copy_from_slice(&x[token * cols..(token + 1) * cols]);
+        });
+    }
+
+    /// The same for rows that `compute(token, row)` writes: each is made int8 while it is in the cache of the thread that
+    /// computed it.
+    pub fn quantize_computed(
+        &mut self,
+        kernel: Kernel,
+        [tokens, cols]: [usize; 2],
+        compute: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
         (self.tokens, self.cols) = (tokens, cols);
         self.in_rows = kernel.wants_rows(tokens);
         let (width, stride) = (self.panel_width(), self.stride());
@@ -93,21 +106,27 @@ impl Activations {
             .resize((tokens_padded * stride).div_ceil(WORDS), WordLine([0; WORDS]));
         self.steps.resize(tokens, 0.0);
         self.sums.resize(tokens, 0);
-        if x.is_empty() {
+        if tokens * cols == 0 {
             return;
         }
         let words = WordLine::flat_mut(&mut self.lines).par_chunks_mut(width * stride);
         let notes = self.steps.par_chunks_mut(width).zip(self.sums.par_chunks_mut(width));
-        let panels = x.par_chunks(width * cols).zip(words).zip(notes);
-        panels
-            .with_min_len(PARALLEL_MIN.div_ceil(width * cols))
-            .for_each(|((x, words), (steps, sums))| {
-                let width = steps.len();
-                for (token, x) in x.chunks_exact(cols).enumerate() {
-                    let words = &mut words[token..width * stride - (width - 1 - token)];
-                    (steps[token], sums[token]) = kernel.run(Quantize { x, words, width });
+        let panels = words.zip(notes).enumerate();
+        panels.with_min_len(PARALLEL_MIN.div_ceil(width * cols)).for_each_init(
+            || vec![0.0; cols],
+            |row, (panel, (words, (steps, sums)))| {
+                let tokens = steps.len();
+                for token in 0..tokens {
+                    compute(panel * width + token, row);
+                    let words = &mut words[token..tokens * stride - (tokens - 1 - token)];
+                    (steps[token], sums[token]) = kernel.run(Quantize {
+                        x: row,
+                        words,
+                        width: tokens,
+                    });
                 }
-            });
+            },
+        );
     }
 
     /// Tokens, the rows.

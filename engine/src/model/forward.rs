@@ -6,7 +6,7 @@
 
 use kernels::Kernel;
 use kernels::activations::Activations;
-use kernels::float::{KvCache, QuerySpan, Rope, add, attention, relu_squared, rms_norm, silu};
+use kernels::float::{KvCache, QuerySpan, Rope, add, attention, relu_squared, rms_norm, rms_norm_row, silu};
 use kernels::head::Head;
 use kernels::matmul::{Projection, matmul};
 use kernels::ternary::TernaryMatrix;
@@ -28,16 +28,15 @@ pub(crate) struct Forward {
 #[derive(Default)]
 pub(crate) struct Workspace {
     hidden: Vec<f32>,         // [rows, hidden]: the residual stream
-    normed: Vec<f32>,         // [rows, hidden]
     q: Vec<f32>,              // [rows, heads * head_dim]
     k: Vec<f32>,              // [rows, kv_heads * head_dim]
     v: Vec<f32>,              // [rows, kv_heads * head_dim]
     attended: Vec<f32>,       // [rows, heads * head_dim]
     gate: Vec<f32>,           // [rows, feed_forward]
     up: Vec<f32>,             // [rows, feed_forward]
-    sub_normed: Vec<f32>,     // [rows, feed_forward], or [rows, heads * head_dim]
     added: Vec<f32>,          // [rows, hidden]
     activations: Activations, // [rows, any]
+    picked: Vec<f32>,         // [wanted rows, hidden]
     wanted: Vec<f32>,         // [wanted rows, hidden]
 }
 
@@ -46,17 +45,15 @@ impl Workspace {
         let Config {
             hidden, feed_forward, ..
         } = *config;
-        let widest = feed_forward.max(config.q_dim());
         self.hidden.resize(rows * hidden, 0.0);
-        self.normed.resize(rows.max(wanted) * hidden, 0.0);
         self.q.resize(rows * config.q_dim(), 0.0);
         self.k.resize(rows * config.kv_dim(), 0.0);
         self.v.resize(rows * config.kv_dim(), 0.0);
         self.attended.resize(rows * config.q_dim(), 0.0);
         self.gate.resize(rows * feed_forward, 0.0);
         self.up.resize(rows * feed_forward, 0.0);
-        self.sub_normed.resize(rows * widest, 0.0);
         self.added.resize(rows * hidden, 0.0);
+        self.picked.resize(wanted * hidden, 0.0);
         self.wanted.resize(wanted * hidden, 0.0);
     }
 }
@@ -85,11 +82,10 @@ impl Forward {
         }
         let Workspace {
             hidden: rows,
-            normed,
+            picked,
             wanted,
             ..
         } = space;
-        let picked = &mut normed[..batch.wanted.len() * hidden];
         for (&row, out) in batch.wanted.iter().zip(picked.chunks_exact_mut(hidden)) {
             out.copy_from_slice(&rows[row * hidden..(row + 1) * hidden]);
         }
@@ -126,16 +122,15 @@ impl Forward {
         let kernel = self.kernel;
         let Workspace {
             hidden,
-            normed,
             q,
             k,
             v,
+            attended,
+            added,
+            activations,
             ..
         } = space;
-        let normed = &mut normed[..hidden.len()];
-        rms_norm(kernel, hidden, &layer.input_norm, self.config.rms_norm_eps, normed);
-        let activations = &mut space.activations;
-        activations.quantize(kernel, normed, self.config.hidden);
+        self.quantize_normed(&layer.input_norm, hidden, activations);
         project(
             kernel,
             activations,
@@ -144,21 +139,11 @@ impl Forward {
         self.rope.rotate(kernel, &batch.positions, q);
         self.rope.rotate(kernel, &batch.positions, k);
         write_cache(index, batch, k, v, cache);
-        attention(kernel, cache, index, self.config.heads, spans, q, &mut space.attended);
-
-        let Workspace {
-            attended,
-            sub_normed,
-            added,
-            ..
-        } = space;
-        self.quantize_sub_normed(
-            layer.attention_sub_norm.as_deref(),
-            attended,
-            self.config.q_dim(),
-            sub_normed,
-            activations,
-        );
+        attention(kernel, cache, index, self.config.heads, spans, q, attended);
+        match &layer.attention_sub_norm {
+            Some(norm) => self.quantize_normed(norm, attended, activations),
+            None => activations.quantize(kernel, attended, self.config.q_dim()),
+        }
         project(kernel, activations, [(&layer.o, &mut *added)]);
         add(kernel, hidden, added);
     }
@@ -168,56 +153,37 @@ impl Forward {
         let kernel = self.kernel;
         let Workspace {
             hidden,
-            normed,
             gate,
             up,
+            added,
             activations,
             ..
         } = space;
-        let normed = &mut normed[..hidden.len()];
-        rms_norm(
-            kernel,
-            hidden,
-            &layer.post_attention_norm,
-            self.config.rms_norm_eps,
-            normed,
-        );
-        activations.quantize(kernel, normed, self.config.hidden);
+        self.quantize_normed(&layer.post_attention_norm, hidden, activations);
         project(kernel, activations, [(&layer.gate, &mut *gate), (&layer.up, &mut *up)]);
-        match self.config.activation {
-            Activation::ReluSquared => relu_squared(kernel, gate, up),
-            Activation::Silu => silu(kernel, gate, up),
-        }
-        let Workspace { sub_normed, added, .. } = space;
-        self.quantize_sub_normed(
-            layer.feed_forward_sub_norm.as_deref(),
-            gate,
-            self.config.feed_forward,
-            sub_normed,
-            activations,
-        );
+        let cols = self.config.feed_forward;
+        activations.quantize_computed(kernel, [gate.len() / cols, cols], |token, row| {
+            let of_token = token * cols..(token + 1) * cols;
+            row.copy_from_slice(&gate[of_token.clone()]);
+            match self.config.activation {
+                Activation::ReluSquared => relu_squared(kernel, row, &up[of_token]),
+                Activation::Silu => silu(kernel, row, &up[of_token]),
+            }
+            if let Some(norm) = &layer.feed_forward_sub_norm {
+                rms_norm_row(kernel, row, norm, self.config.rms_norm_eps);
+            }
+        });
         project(kernel, activations, [(&layer.down, &mut *added)]);
         add(kernel, hidden, added);
     }
 
-    /// Makes rows `x [rows, cols]` int8, through the norm that BitNet puts before an output projection.
-    fn quantize_sub_normed(
-        &self,
-        norm: Option<&[f32]>,
-        x: &[f32],
-        cols: usize,
-        space: &mut [f32],
-        activations: &mut Activations,
-    ) {
-        let x = match norm {
-            Some(weight) => {
-                let normed = &mut space[..x.len()];
-                rms_norm(self.kernel, x, weight, self.config.rms_norm_eps, normed);
-                normed
-            }
-            None => x,
-        };
-        activations.quantize(self.kernel, x, cols);
+    /// Makes rows `x [rows, cols]` int8, through a norm `[cols]`.
+    fn quantize_normed(&self, norm: &[f32], x: &[f32], activations: &mut Activations) {
+        let (kernel, cols) = (self.kernel, norm.len());
+        activations.quantize_computed(kernel, [x.len() / cols, cols], |token, row| {
+            row.copy_from_slice(&x[token * cols..(token + 1) * cols]);
+            rms_norm_row(kernel, row, norm, self.config.rms_norm_eps);
+        });
     }
 }
 

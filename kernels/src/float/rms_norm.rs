@@ -28,6 +28,15 @@ pub fn rms_norm(kernel: Kernel, x: &[f32], weight: &[f32], eps: f32, out: &mut [
     rows.for_each(|(x, out)| kernel.run(Normalise { x, weight, eps, out }));
 }
 
+/// The same in place, for one row `x [cols]`.
+///
+/// # Panics
+/// `weight` has another length.
+pub fn rms_norm_row(kernel: Kernel, x: &mut [f32], weight: &[f32], eps: f32) {
+    assert_eq!(x.len(), weight.len(), "x is not [{}]", weight.len());
+    kernel.run(NormaliseRow { x, weight, eps });
+}
+
 struct Normalise<'a> {
     x: &'a [f32],
     weight: &'a [f32],
@@ -40,12 +49,36 @@ impl Pass for Normalise<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let mean = sum_of_squares(self.x) / self.x.len() as f32;
-        let factor = 1.0 / (mean + self.eps).sqrt();
+        let factor = factor(self.x, self.eps);
         for ((out, x), weight) in self.out.iter_mut().zip(self.x).zip(self.weight) {
             *out = weight * (x * factor);
         }
     }
+}
+
+struct NormaliseRow<'a> {
+    x: &'a mut [f32],
+    weight: &'a [f32],
+    eps: f32,
+}
+
+impl Pass for NormaliseRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let factor = factor(self.x, self.eps);
+        for (x, weight) in self.x.iter_mut().zip(self.weight) {
+            *x = weight * (*x * factor);
+        }
+    }
+}
+
+/// What makes the mean square of a row 1.
+#[inline(always)]
+fn factor(x: &[f32], eps: f32) -> f32 {
+    let mean = sum_of_squares(x) / x.len() as f32;
+    1.0 / (mean + eps).sqrt()
 }
 
 #[cfg(test)]
@@ -59,5 +92,16 @@ mod tests {
         rms_norm(Kernel::Scalar, &x, &[1.0, 2.0, 1.0], 0.0, &mut out);
         let expected = [1.0, -2.0, 1.0, 1.0, 2.0, 1.0];
         assert!(out.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?}");
+    }
+
+    #[test]
+    fn a_row_in_place_has_the_same_bits() {
+        let x: Vec<f32> = (0..77).map(|i| (i * 37 % 19) as f32 / 7.0 - 1.0).collect();
+        for kernel in Kernel::available() {
+            let (mut out, mut row) = (vec![0.0; 77], x.clone());
+            rms_norm(kernel, &x, &x, 1e-5, &mut out);
+            rms_norm_row(kernel, &mut row, &x, 1e-5);
+            assert_eq!(out, row, "{kernel}");
+        }
     }
 }
