@@ -138,7 +138,7 @@ impl Forward {
         );
         self.rope.rotate(kernel, &batch.positions, q);
         self.rope.rotate(kernel, &batch.positions, k);
-        write_cache(index, batch, k, v, cache);
+        cache.write(index, spans, k, v);
         attention(kernel, cache, index, self.config.heads, spans, q, attended);
         match &layer.attention_sub_norm {
             Some(norm) => self.quantize_normed(norm, attended, activations),
@@ -191,24 +191,4 @@ impl Forward {
 fn project<const N: usize>(kernel: Kernel, activations: &Activations, outputs: [(&TernaryMatrix, &mut Vec<f32>); N]) {
     let mut projections = outputs.map(|(weights, out)| Projection { weights, out });
     matmul(kernel, activations, &mut projections);
-}
-
-/// Puts the keys and values of every row at its place.
-fn write_cache(layer: usize, batch: &Batch, k: &[f32], v: &[f32], cache: &mut KvCache) {
-    let block_len = cache.shape().block_len;
-    let kv_dim = cache.shape().kv_heads * cache.shape().head_dim;
-    for span in &batch.spans {
-        let blocks = &batch.blocks[span.blocks.clone()];
-        for row in span.rows.clone() {
-            let position = batch.positions[row] as usize;
-            let of_row = row * kv_dim..(row + 1) * kv_dim;
-            cache.write(
-                layer,
-                blocks[position / block_len],
-                position % block_len,
-                &k[of_row.clone()],
-                &v[of_row],
-            );
-        }
-    }
 }

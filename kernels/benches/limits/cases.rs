@@ -113,9 +113,21 @@ impl Bench<'_> {
         );
         let mut cache = KvCache::new(shape).expect("the shape is right");
         let rows: Vec<f32> = noise(5, shape.kv_heads * shape.head_dim).collect();
-        for position in 0..shape.blocks * shape.block_len {
-            let (block, slot) = (position / shape.block_len, position % shape.block_len);
-            cache.write(0, block as u32, slot, &rows, &rows);
+        for block in 0..shape.blocks as u32 {
+            let blocks = &[block];
+            for slot in 0..shape.block_len {
+                let (tokens, position) = (0..1, slot);
+                cache.write(
+                    0,
+                    &[QuerySpan {
+                        tokens,
+                        position,
+                        blocks,
+                    }],
+                    &rows,
+                    &rows,
+                );
+            }
         }
         let sequences: Vec<Vec<u32>> = (0..16).map(|s| (s * 32..(s + 1) * 32).collect()).collect();
         for (name, sequences, tokens) in [("prompt", &sequences[..1], 512), ("decode", &sequences[..], 1)] {

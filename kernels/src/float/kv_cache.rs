@@ -5,7 +5,13 @@
 
 use std::fmt;
 
+use super::attention::QuerySpan;
 use super::lanes::{Aligned, LANES};
+use crate::memory::SharedRows;
+use crate::share::share;
+
+/// Values below which a second thread costs more than it saves.
+const PARALLEL_MIN: usize = 1 << 12;
 
 /// The size of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,37 +84,52 @@ impl KvCache {
         self.shape
     }
 
-    /// Writes one position of one layer: place `slot` of `block`, `keys` and `values` being `[kv_heads * head_dim]`.
+    /// Writes the keys and values `[tokens, kv_heads * head_dim]` of every span's tokens at their positions in one layer.
     ///
     /// # Panics
-    /// Layer, block or slot is outside the cache, or a slice has another length.
-    pub fn write(&mut self, layer: usize, block: u32, slot: usize, keys: &[f32], values: &[f32]) {
+    /// The layer or a block is outside the cache, a span has too few blocks or other tokens, or a slice has another shape.
+    pub fn write(&mut self, layer: usize, spans: &[QuerySpan<'_>], keys: &[f32], values: &[f32]) {
         let KvShape {
             block_len,
             kv_heads,
             head_dim,
             ..
         } = self.shape;
-        assert!(slot < block_len, "slot {slot} is outside a block of {block_len}");
+        let (cols, vectors) = (kv_heads * head_dim, self.shape.value_vectors());
         assert!(
-            keys.len() == kv_heads * head_dim && values.len() == keys.len(),
-            "not [kv_heads * head_dim]"
+            keys.len() == values.len() && keys.len().is_multiple_of(cols.max(1)),
+            "keys and values are not [tokens, {cols}]"
         );
-        for head in 0..kv_heads {
-            let of_head = head * head_dim..(head + 1) * head_dim;
-            let start = self.block_start(layer, block, head);
-            let group = (start + slot) / LANES * head_dim;
-            for (lanes, key) in self.keys[group..group + head_dim]
-                .iter_mut()
-                .zip(&keys[of_head.clone()])
-            {
-                lanes.0[slot % LANES] = *key;
-            }
-            let from = (start + slot) * self.shape.value_vectors();
-            for (lanes, values) in self.values[from..].iter_mut().zip(values[of_head].chunks(LANES)) {
-                lanes.0[..values.len()].copy_from_slice(values);
-            }
-        }
+        let key_rows = SharedRows::new(&mut self.keys, head_dim);
+        let value_rows = SharedRows::new(&mut self.values, vectors);
+        let threads_max = keys.len() / PARALLEL_MIN;
+        share(
+            kv_heads,
+            threads_max,
+            || (),
+            |(), head, _| {
+                for span in spans {
+                    for (token, position) in span.tokens.clone().zip(span.position..) {
+                        let row = block_start(self.shape, layer, span.blocks[position / block_len], head)
+                            + position % block_len;
+                        let of_head = token * cols + head * head_dim..token * cols + (head + 1) * head_dim;
+                        // SAFETY: a head is one task, and the rows of its blocks are its own, taken one at a time.
+                        let (lanes, vectors) = unsafe {
+                            (
+                                key_rows.piece(row / LANES, 0, head_dim),
+                                value_rows.piece(row, 0, vectors),
+                            )
+                        };
+                        for (lanes, key) in lanes.iter_mut().zip(&keys[of_head.clone()]) {
+                            lanes.0[row % LANES] = *key;
+                        }
+                        for (lanes, values) in vectors.iter_mut().zip(values[of_head].chunks(LANES)) {
+                            lanes.0[..values.len()].copy_from_slice(values);
+                        }
+                    }
+                }
+            },
+        );
     }
 
     /// A block's keys of one head, `[block_len / 16, head_dim]`, in the lanes of 16 positions.
@@ -117,7 +138,7 @@ impl KvCache {
         let KvShape {
             block_len, head_dim, ..
         } = self.shape;
-        let from = self.block_start(layer, block, head) / LANES * head_dim;
+        let from = block_start(self.shape, layer, block, head) / LANES * head_dim;
         &self.keys[from..from + block_len / LANES * head_dim]
     }
 
@@ -125,27 +146,20 @@ impl KvCache {
     #[inline(always)]
     pub(crate) fn values(&self, layer: usize, block: u32, head: usize) -> &[Aligned] {
         let vectors = self.shape.value_vectors();
-        let from = self.block_start(layer, block, head) * vectors;
+        let from = block_start(self.shape, layer, block, head) * vectors;
         &self.values[from..from + self.shape.block_len * vectors]
     }
+}
 
-    /// Positions before a block of a head.
-    #[inline(always)]
-    fn block_start(&self, layer: usize, block: u32, head: usize) -> usize {
-        let KvShape {
-            layers,
-            blocks,
-            block_len,
-            kv_heads,
-            ..
-        } = self.shape;
-        let block = block as usize;
-        assert!(
-            layer < layers && block < blocks && head < kv_heads,
-            "layer {layer}, block {block} is outside"
-        );
-        ((layer * blocks + block) * kv_heads + head) * block_len
-    }
+/// Positions before a block of a head.
+#[inline(always)]
+fn block_start(shape: KvShape, layer: usize, block: u32, head: usize) -> usize {
+    let block = block as usize;
+    assert!(
+        layer < shape.layers && block < shape.blocks && head < shape.kv_heads,
+        "layer {layer}, block {block} is outside"
+    );
+    ((layer * shape.blocks + block) * shape.kv_heads + head) * shape.block_len
 }
 
 impl fmt::Display for KvShapeError {
@@ -208,7 +222,13 @@ mod tests {
         let mut cache = KvCache::new(SHAPE).unwrap();
         let keys: Vec<f32> = (0..10).map(|i| i as f32).collect();
         let values: Vec<f32> = keys.iter().map(|key| -key).collect();
-        cache.write(1, 2, 18, &keys, &values);
+        let (tokens, position, blocks) = (0..1, 32 + 18, &[0, 2][..]);
+        let span = QuerySpan {
+            tokens,
+            position,
+            blocks,
+        };
+        cache.write(1, &[span], &keys, &values);
         for d in 0..5 {
             assert_eq!(cache.keys(1, 2, 1)[5 + d].0[2], keys[5 + d]);
             assert_eq!(cache.values(1, 2, 1)[18].0[d], values[5 + d]);

@@ -40,19 +40,17 @@ fn sequence() -> Sequence {
 /// A cache whose unwritten places are poison.
 fn cache(sequence: &Sequence, block_len: usize, blocks: &[u32]) -> KvCache {
     let mut cache = KvCache::new(KvShape { block_len, ..SHAPE }).unwrap();
-    for block in 0..SHAPE.blocks as u32 {
-        for slot in 0..block_len {
-            cache.write(1, block, slot, &[f32::NAN; KV_COLS], &[f32::NAN; KV_COLS]);
-        }
-    }
-    let rows = sequence
-        .keys
-        .chunks(KV_COLS)
-        .zip(sequence.values.chunks(KV_COLS))
-        .enumerate();
-    for (position, (keys, values)) in rows {
-        cache.write(1, blocks[position / block_len], position % block_len, keys, values);
-    }
+    let all: Vec<u32> = (0..SHAPE.blocks as u32).collect();
+    let span = |tokens: usize, blocks| {
+        [QuerySpan {
+            tokens: 0..tokens,
+            position: 0,
+            blocks,
+        }]
+    };
+    let poison = vec![f32::NAN; all.len() * block_len * KV_COLS];
+    cache.write(1, &span(all.len() * block_len, &all), &poison, &poison);
+    cache.write(1, &span(75, blocks), &sequence.keys, &sequence.values);
     cache
 }
 
