@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::Kernel;
 use crate::cpu::Pass;
-use crate::float::lanes::{LANES, max_abs_bits, padded};
+use crate::float::lanes::{LANES, max_magnitude, padded};
 use crate::float::simd::Simd;
 use crate::memory::{WORDS, WordLine};
 use crate::ternary::LINE_COLS;
@@ -232,7 +232,7 @@ impl Pass for Quantize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> (f32, i32) {
-        let absmax = f32::from_bits(max_abs_bits(self.x));
+        let absmax = max_magnitude(simd, self.x);
         let scale = 127.0 / if absmax < ABSMAX_MIN { ABSMAX_MIN } else { absmax };
         let mut words = self.words.iter_mut().step_by(self.width);
         if !absmax.is_finite() {

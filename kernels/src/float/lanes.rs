@@ -62,28 +62,29 @@ pub(crate) fn sum_of_squares(x: &[f32]) -> f32 {
 
 /// The largest value; NaN is never larger. −∞ of nothing.
 #[inline(always)]
-pub(crate) fn max(x: &[f32]) -> f32 {
-    let mut acc = [f32::NEG_INFINITY; LANES];
+pub(crate) fn max<S: Simd>(simd: S, x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut last = padded(rest, f32::NEG_INFINITY);
+    let mut acc = simd.splat(f32::NEG_INFINITY);
     for x in chunks {
-        larger(x, &mut acc);
+        acc = simd.larger(simd.load(x), acc);
     }
-    larger(&padded(rest, f32::NEG_INFINITY), &mut acc);
-    acc.into_iter()
+    simd.store(simd.larger(simd.load(&last), acc), &mut last);
+    last.into_iter()
         .fold(f32::NEG_INFINITY, |max, x| if x > max { x } else { max })
 }
 
-/// The bits of the largest `|x|`, compared as integers: NaN is larger than infinity, so it is never lost.
+/// The largest `|x|`. NaN is larger than infinity, so it is never lost.
 #[inline(always)]
-pub(crate) fn max_abs_bits(x: &[f32]) -> u32 {
-    let mut acc = [0u32; LANES];
+pub(crate) fn max_magnitude<S: Simd>(simd: S, x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut last = padded(rest, 0.0);
+    let mut acc = simd.load(&last);
     for x in chunks {
-        for i in 0..LANES {
-            acc[i] = acc[i].max(x[i].abs().to_bits());
-        }
+        acc = simd.larger_magnitude(simd.load(x), acc);
     }
-    rest.iter().map(|x| x.abs().to_bits()).chain(acc).fold(0, u32::max)
+    simd.store(acc, &mut last);
+    f32::from_bits(last.into_iter().map(|x| x.abs().to_bits()).fold(0, u32::max))
 }
 
 /// `eˣ` in each lane to 2 units in the last place, 0 below −87.3 and infinity above 88.7.
@@ -119,13 +120,6 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::V) -> S::V {
 
 /// Where `eˣ` is taken for 0, just above the smallest normal number.
 const EXP_MIN: f32 = -87.3;
-
-#[inline(always)]
-fn larger(x: &Lanes, acc: &mut Lanes) {
-    for i in 0..LANES {
-        acc[i] = if x[i] > acc[i] { x[i] } else { acc[i] };
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -44,6 +44,8 @@ pub(crate) trait Simd: Copy {
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `if a > b { a } else { b }` in each lane.
     fn larger(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The larger of `|a|` and `|b|` in each lane, NaN being larger than infinity.
+    fn larger_magnitude(self, a: Self::V, b: Self::V) -> Self::V;
     /// `if a < b { a } else { b }` in each lane.
     fn smaller(self, a: Self::V, b: Self::V) -> Self::V;
     /// The nearest integer, halves to even.
@@ -104,6 +106,10 @@ impl Simd for Plain {
 
     fn larger(self, a: Lanes, b: Lanes) -> Lanes {
         std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    fn larger_magnitude(self, a: Lanes, b: Lanes) -> Lanes {
+        std::array::from_fn(|i| f32::from_bits(a[i].abs().to_bits().max(b[i].abs().to_bits())))
     }
 
     fn smaller(self, a: Lanes, b: Lanes) -> Lanes {
@@ -201,6 +207,15 @@ impl Simd for Avx512Bw {
     fn larger(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: `self` proves AVX-512 F.
         unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn larger_magnitude(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe {
+            let (a, b) = (_mm512_abs_ps(a), _mm512_abs_ps(b));
+            _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
+        }
     }
 
     #[inline(always)]
@@ -323,6 +338,21 @@ impl Simd for Avx2 {
     fn larger(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: `self` proves AVX.
         unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn larger_magnitude(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let bits = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
+            let (a, b) = (
+                [_mm256_and_ps(a[0], bits), _mm256_and_ps(a[1], bits)],
+                [_mm256_and_ps(b[0], bits), _mm256_and_ps(b[1], bits)],
+            );
+            let low = _mm256_max_epu32(_mm256_castps_si256(a[0]), _mm256_castps_si256(b[0]));
+            let high = _mm256_max_epu32(_mm256_castps_si256(a[1]), _mm256_castps_si256(b[1]));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+        }
     }
 
     #[inline(always)]

@@ -40,7 +40,7 @@ impl Pass for Exponentials<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f32 {
-        let max = simd.splat(max(self.x));
+        let max = simd.splat(max(simd, self.x));
         let mut acc = simd.splat(0.0);
         let (chunks, rest) = self.x.as_chunks_mut::<LANES>();
         for x in chunks {
@@ -82,8 +82,8 @@ impl Pass for Largest<'_> {
     type Output = f32;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> f32 {
-        max(self.x)
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        max(simd, self.x)
     }
 }
 
