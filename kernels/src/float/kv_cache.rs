@@ -89,47 +89,32 @@ impl KvCache {
     /// # Panics
     /// The layer or a block is outside the cache, a span has too few blocks or other tokens, or a slice has another shape.
     pub fn write(&mut self, layer: usize, spans: &[QuerySpan<'_>], keys: &[f32], values: &[f32]) {
-        let KvShape {
-            block_len,
-            kv_heads,
-            head_dim,
-            ..
-        } = self.shape;
-        let (cols, vectors) = (kv_heads * head_dim, self.shape.value_vectors());
+        let shape = self.shape;
+        let (head_dim, vectors) = (shape.head_dim, shape.value_vectors());
+        let cols = shape.kv_heads * head_dim;
         assert!(
             keys.len() == values.len() && keys.len().is_multiple_of(cols.max(1)),
             "keys and values are not [tokens, {cols}]"
         );
         let key_rows = SharedRows::new(&mut self.keys, head_dim);
         let value_rows = SharedRows::new(&mut self.values, vectors);
-        let threads_max = keys.len() / PARALLEL_MIN;
-        share(
-            kv_heads,
-            threads_max,
-            || (),
-            |(), head, _| {
-                for span in spans {
-                    for (token, position) in span.tokens.clone().zip(span.position..) {
-                        let row = block_start(self.shape, layer, span.blocks[position / block_len], head)
-                            + position % block_len;
-                        let of_head = token * cols + head * head_dim..token * cols + (head + 1) * head_dim;
-                        // SAFETY: a head is one task, and the rows of its blocks are its own, taken one at a time.
-                        let (lanes, vectors) = unsafe {
-                            (
-                                key_rows.piece(row / LANES, 0, head_dim),
-                                value_rows.piece(row, 0, vectors),
-                            )
-                        };
-                        for (lanes, key) in lanes.iter_mut().zip(&keys[of_head.clone()]) {
-                            lanes.0[row % LANES] = *key;
-                        }
-                        for (lanes, values) in vectors.iter_mut().zip(values[of_head].chunks(LANES)) {
-                            lanes.0[..values.len()].copy_from_slice(values);
-                        }
-                    }
+        let write_head = |(): &mut (), head: usize, _: Option<usize>| {
+            for (token, block, slot) in spans.iter().flat_map(|span| places(span, shape.block_len)) {
+                let row = block_start(shape, layer, block, head) + slot;
+                let of_head = token * cols + head * head_dim..token * cols + (head + 1) * head_dim;
+                // SAFETY: a head is one task, and the rows of its blocks are its own, taken one at a time.
+                let lanes = unsafe { key_rows.piece(row / LANES, 0, head_dim) };
+                for (lanes, key) in lanes.iter_mut().zip(&keys[of_head.clone()]) {
+                    lanes.0[row % LANES] = *key;
                 }
-            },
-        );
+                // SAFETY: as above.
+                let vectors = unsafe { value_rows.piece(row, 0, vectors) };
+                for (lanes, values) in vectors.iter_mut().zip(values[of_head].chunks(LANES)) {
+                    lanes.0[..values.len()].copy_from_slice(values);
+                }
+            }
+        };
+        share(shape.kv_heads, keys.len() / PARALLEL_MIN, || (), write_head);
     }
 
     /// A block's keys of one head, `[block_len / 16, head_dim]`, in the lanes of 16 positions.
@@ -149,6 +134,13 @@ impl KvCache {
         let from = block_start(self.shape, layer, block, head) * vectors;
         &self.values[from..from + self.shape.block_len * vectors]
     }
+}
+
+/// Each token of a span, with its block and its place there.
+fn places(span: &QuerySpan<'_>, block_len: usize) -> impl Iterator<Item = (usize, u32, usize)> {
+    let positions = span.position..;
+    let tokens = span.tokens.clone().zip(positions);
+    tokens.map(move |(token, position)| (token, span.blocks[position / block_len], position % block_len))
 }
 
 /// Positions before a block of a head.
