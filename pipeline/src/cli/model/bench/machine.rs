@@ -1,6 +1,7 @@
 //! What the machine can do on so many threads, measured beside each round.
 
 use std::hint::black_box;
+use std::sync::Barrier;
 use std::thread;
 use std::time::Instant;
 
@@ -34,28 +35,33 @@ impl Machine {
     }
 
     pub(super) fn measure(&self, round: usize) -> Limits {
-        let rate = |work: fn(u64) -> u64| {
-            let start = Instant::now();
-            let done: u64 = self.on_threads(|_| work(black_box(TURNS))).into_iter().sum();
-            done as f64 / start.elapsed().as_secs_f64()
-        };
         let part = &self.memory[round % 4 * (WORDS / 4)..][..WORDS / 4];
         let share = part.len() / self.threads;
-        let start = Instant::now();
-        black_box(self.on_threads(|thread| limits::read(&part[thread * share..][..share])));
-        let bytes = (share * self.threads * size_of::<u64>()) as f64 / start.elapsed().as_secs_f64();
+        let read = |thread: usize| {
+            black_box(limits::read(&part[thread * share..][..share]));
+            (share * size_of::<u64>()) as u64
+        };
         Limits {
-            int8: rate(limits::multiply_int8),
-            f32: rate(limits::multiply_f32),
-            bytes,
+            int8: self.rate(|_| limits::multiply_int8(black_box(TURNS))),
+            f32: self.rate(|_| limits::multiply_f32(black_box(TURNS))),
+            bytes: self.rate(read),
         }
     }
 
-    fn on_threads(&self, work: impl Fn(usize) -> u64 + Sync) -> Vec<u64> {
-        let work = &work;
+    /// What all threads together do in a second. They begin when each has worked a while: new ones may share a core at first.
+    fn rate(&self, work: impl Fn(usize) -> u64 + Sync) -> f64 {
+        let ready = Barrier::new(self.threads);
+        let timed = |thread: usize| {
+            black_box(limits::multiply_int8(black_box(TURNS)));
+            ready.wait();
+            let start = Instant::now();
+            let done = work(thread);
+            done as f64 / start.elapsed().as_secs_f64()
+        };
+        let timed = &timed;
         thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.threads).map(|i| scope.spawn(move || work(i))).collect();
-            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+            let threads: Vec<_> = (0..self.threads).map(|i| scope.spawn(move || timed(i))).collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).sum()
         })
     }
 }
