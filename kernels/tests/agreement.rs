@@ -106,7 +106,7 @@ const PASSES: [(&str, FloatPass); 9] = [
     ("silu", |kernel, x, y| in_place(x, |x| float::silu(kernel, x, y))),
     ("add", |kernel, x, y| in_place(x, |x| float::add(kernel, x, y))),
     ("rms_norm", |kernel, x, y| {
-        in_place(x, |out| float::rms_norm(kernel, x, y, 1e-5, out))
+        in_place(x, |x| float::rms_norm(kernel, x, y, 1e-5))
     }),
     ("softmax", |kernel, x, _| in_place(x, |x| float::softmax(kernel, x))),
     ("log_softmax", |kernel, x, _| {

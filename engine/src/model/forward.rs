@@ -6,7 +6,7 @@
 
 use kernels::Kernel;
 use kernels::activations::Activations;
-use kernels::float::{KvCache, QuerySpan, Rope, add, attention, relu_squared, rms_norm, rms_norm_row, silu};
+use kernels::float::{KvCache, QuerySpan, Rope, add, attention, relu_squared, rms_norm, silu};
 use kernels::head::Head;
 use kernels::matmul::{Projection, matmul};
 use kernels::ternary::TernaryMatrix;
@@ -36,7 +36,6 @@ pub(crate) struct Workspace {
     up: Vec<f32>,             // [rows, feed_forward]
     added: Vec<f32>,          // [rows, hidden]
     activations: Activations, // [rows, any]
-    picked: Vec<f32>,         // [wanted rows, hidden]
     wanted: Vec<f32>,         // [wanted rows, hidden]
 }
 
@@ -53,7 +52,6 @@ impl Workspace {
         self.gate.resize(rows * feed_forward, 0.0);
         self.up.resize(rows * feed_forward, 0.0);
         self.added.resize(rows * hidden, 0.0);
-        self.picked.resize(wanted * hidden, 0.0);
         self.wanted.resize(wanted * hidden, 0.0);
     }
 }
@@ -81,21 +79,12 @@ impl Forward {
             self.feed_forward(layer, space);
         }
         let Workspace {
-            hidden: rows,
-            picked,
-            wanted,
-            ..
+            hidden: rows, wanted, ..
         } = space;
-        for (&row, out) in batch.wanted.iter().zip(picked.chunks_exact_mut(hidden)) {
+        for (&row, out) in batch.wanted.iter().zip(wanted.chunks_exact_mut(hidden)) {
             out.copy_from_slice(&rows[row * hidden..(row + 1) * hidden]);
         }
-        rms_norm(
-            self.kernel,
-            picked,
-            &self.weights.norm,
-            self.config.rms_norm_eps,
-            wanted,
-        );
+        rms_norm(self.kernel, wanted, &self.weights.norm, self.config.rms_norm_eps);
         wanted
     }
 
@@ -170,7 +159,7 @@ impl Forward {
                 Activation::Silu => silu(kernel, row, &up[of_token]),
             }
             if let Some(norm) = &layer.feed_forward_sub_norm {
-                rms_norm_row(kernel, row, norm, self.config.rms_norm_eps);
+                rms_norm(kernel, row, norm, self.config.rms_norm_eps);
             }
         });
         project(kernel, activations, [(&layer.down, &mut *added)]);
@@ -182,7 +171,7 @@ impl Forward {
         let (kernel, cols) = (self.kernel, norm.len());
         activations.quantize_computed(kernel, [x.len() / cols, cols], |token, row| {
             row.copy_from_slice(&x[token * cols..(token + 1) * cols]);
-            rms_norm_row(kernel, row, norm, self.config.rms_norm_eps);
+            rms_norm(kernel, row, norm, self.config.rms_norm_eps);
         });
     }
 }

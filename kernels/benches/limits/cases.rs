@@ -185,7 +185,7 @@ impl Bench<'_> {
             }
         };
         time("quantize", 5, &mut || activations.quantize(kernel, &x, cols));
-        time("rms_norm", 8, &mut || rms_norm(kernel, &x, &weight, 1e-5, &mut out));
+        time("rms_norm", 8, &mut || rms_norm(kernel, &mut out, &weight, 1e-5));
         time("relu_squared", 12, &mut || relu_squared(kernel, &mut out, &x));
         time("silu", 12, &mut || silu(kernel, &mut out, &x));
         time("add", 12, &mut || add(kernel, &mut out, &x));

@@ -14,6 +14,6 @@ pub use attention::{QuerySpan, attention};
 pub use dense::{DenseError, DenseMatrix};
 pub use gate::{add, relu_squared, silu};
 pub use kv_cache::{KvCache, KvShape, KvShapeError};
-pub use rms_norm::{rms_norm, rms_norm_row};
+pub use rms_norm::rms_norm;
 pub use rope::Rope;
 pub use softmax::{argmax, log_softmax, softmax};

@@ -51,15 +51,15 @@ impl Source for HuggingFace {
             }
             WeightForm::Multiply => {
                 let factor = self.scale(&scale_name)?;
-                unpack(&weight, rows, cols, factor, &mut self.buffer)
+                unpack(&weight, [rows, cols], factor, &mut self.buffer)
             }
             WeightForm::Divide => {
                 let factor = 1.0 / self.scale(&scale_name)?;
-                unpack(&weight, rows, cols, factor, &mut self.buffer)
+                unpack(&weight, [rows, cols], factor, &mut self.buffer)
             }
             WeightForm::Tiles => {
                 let factor = self.scale(&scale_name)?;
-                read_tiles(&weight, rows, cols, factor, &mut self.buffer)
+                read_tiles(&weight, [rows, cols], factor, &mut self.buffer)
             }
         }
     }
@@ -106,11 +106,11 @@ fn float(tensor: &Tensor<Dtype>) -> Result<Float, LoadError> {
 /// Weights that the kernels read as they lie.
 fn read_tiles(
     tensor: &Tensor<Dtype>,
-    rows: usize,
-    cols: usize,
+    shape: [usize; 2],
     factor: f32,
     buffer: &mut Vec<u8>,
 ) -> Result<TernaryMatrix, LoadError> {
+    let [rows, cols] = shape;
     if tensor.kind != Dtype::U8 {
         return Err(tensor.error(format!("has type {:?}, but U8 is expected", tensor.kind)));
     }
@@ -123,11 +123,11 @@ fn read_tiles(
 /// Row `r` of block `b` lies in bits `2b` and `2b + 1` of packed row `r`, as the weight plus one.
 fn unpack(
     tensor: &Tensor<Dtype>,
-    rows: usize,
-    cols: usize,
+    shape: [usize; 2],
     factor: f32,
     buffer: &mut Vec<u8>,
 ) -> Result<TernaryMatrix, LoadError> {
+    let [rows, cols] = shape;
     let mut filler = Filler::new(tensor, rows, cols, factor)?;
     if tensor.kind != Dtype::U8 {
         let float = float(tensor)?;

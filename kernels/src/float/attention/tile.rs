@@ -11,7 +11,7 @@ use super::super::softmax::Exponentials;
 use crate::cpu::Pass;
 use crate::float::simd::Simd;
 
-/// Columns of keys between one asking for what comes next and the other.
+/// Columns of keys that are multiplied before the next part of what comes after them is prefetched.
 const KEYS_PART: usize = 16;
 /// The same in positions of values.
 const VALUES_PART: usize = 8;
@@ -108,13 +108,13 @@ impl Pass for Attend<'_> {
     }
 }
 
-/// The length of parts of `len`: all of it, if nothing is to be asked for between them.
+/// The length of parts of `len`: all of it, if nothing is to be prefetched between them.
 #[inline(always)]
 fn part_len(ahead: &[Aligned], part_len: usize, len: usize) -> usize {
     if ahead.is_empty() { len.max(1) } else { part_len }
 }
 
-/// Asks for part `i` of `parts` of what comes next, for with few queries memory is what everything waits for, and blocks do
+/// Prefetches part `i` of `parts` of what comes next, for with few queries memory is what everything waits for, and blocks do
 /// not lie in a row.
 #[inline(always)]
 fn fetch<S: Simd>(simd: S, ahead: &[Aligned], i: usize, parts: usize) {
