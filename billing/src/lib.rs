@@ -3,7 +3,8 @@
 //! Read in this order: [`money`] is exact, [`sku`] names what is sold, [`rate`] says what a quantity
 //! costs, [`price_book`] and [`contract`] say at which price ([`published`]: which never changes, [`quote`]
 //! explains it), [`period`] in which month, [`event`] writes the ledger row,
-//! [`close`] decides a month, [`invoice`] bills it, [`report`] reads the ledger back. Nothing here does IO or reads a clock.
+//! [`close`] decides a month, [`invoice`] bills it, [`report`] reads the ledger back. Nothing here does IO or reads a
+//! clock, but for a temporary file where something must be sorted that memory may not hold.
 
 #![forbid(unsafe_code)]
 
@@ -21,9 +22,12 @@ pub mod quote;
 pub mod period;
 pub mod event;
 pub mod correct;
+mod sorted;
 pub mod close;
 pub mod invoice;
 pub mod report;
+
+pub use sorted::SortError;
 
 #[cfg(test)]
 extern crate self as billing;

@@ -13,7 +13,7 @@ use billing::report::focus::{FocusVersion, Issuer, Unbilled, cost_and_usage};
 use billing::report::usage::{Filter, UsageReport, usage};
 use billing::report::{InMemory, Invoiced, render};
 use common::closing::{book, booked, event, invoices, period, try_close};
-use common::contracts;
+use common::{contracts, kept, lines};
 use proptest::prelude::*;
 use schemas::billing::{BillingRow, to_batch};
 
@@ -71,9 +71,9 @@ fn by_invoices(invoices: &[Invoice]) -> Billed {
     billed
 }
 
-fn by_report(report: &UsageReport) -> Billed {
+fn by_report(report: &UsageReport<'_>) -> Billed {
     let mut billed = Billed::new();
-    for line in &report.lines {
+    for line in lines(report) {
         let key = [
             line.tenant.as_str(),
             &line.period,
@@ -117,10 +117,10 @@ proptest! {
         for (month, found) in MONTHS.into_iter().zip(&ledger) {
             rows.extend(found.iter().cloned());
             let table = InMemory(vec![to_batch(&rows).unwrap()]);
-            let report = |invoiced: &Invoiced| {
-                usage(&table, &book(), &contracts(), invoiced, &Filter::default()).unwrap()
+            let report = |invoiced| {
+                usage(&table, kept(book()), kept(contracts()), kept(invoiced), &Filter::default()).unwrap()
             };
-            let open = report(&invoiced);
+            let open = report(invoiced.clone());
             let focus = by_focus(&Unbilled { report: &open, invoiced: &invoiced, closed_through, month: None });
 
             let closed = try_close(month, found, &rated, &booked(&issued)).unwrap();
@@ -140,7 +140,7 @@ proptest! {
 
             bills.iter().for_each(|bill| invoiced.add(bill, &Filter::default()).unwrap());
             closed_through = Some(period(month));
-            let closed = report(&invoiced);
+            let closed = report(invoiced.clone());
             prop_assert_eq!(by_report(&closed), by_invoices(&issued));
             let unbilled = Unbilled { report: &closed, invoiced: &invoiced, closed_through, month: None };
             prop_assert_eq!(by_focus(&unbilled), BTreeMap::new());

@@ -102,7 +102,8 @@ fn figures(inputs: &Inputs, currency: &str, rates: Option<&Rates>) -> Result<Kpi
         by,
         ..Filter::default()
     };
-    let report = usage(&ledger(&contracts), &book(), &contracts, &Invoiced::default(), &filter).unwrap();
+    let (book, nothing) = (book(), Invoiced::default());
+    let report = usage(&ledger(&contracts), &book, &contracts, &nothing, &filter).unwrap();
     let period: Period = "2026-10".parse().unwrap();
     kpi(&report, period, currency.parse().unwrap(), &contracts, rates, inputs)
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use billing::report::usage::{Filter, usage};
 use billing::report::{InMemory, Invoiced, render};
-use common::{book, contracts, event, result};
+use common::{book, contracts, event, kept, lines, result};
 use schemas::billing as events;
 use schemas::result::ResultRow;
 
@@ -30,7 +30,14 @@ fn month() -> String {
     let ledger: Vec<_> = requests.iter().map(event).collect();
     let (request, row) = (&requests[0], &ledger[0]);
     let table = InMemory(vec![events::to_batch(&ledger).unwrap()]);
-    let report = usage(&table, &book(), &contracts(), &Invoiced::default(), &Filter::default()).unwrap();
+    let report = usage(
+        &table,
+        kept(book()),
+        kept(contracts()),
+        kept(Invoiced::default()),
+        &Filter::default(),
+    )
+    .unwrap();
     let mut out = String::new();
     let _ = writeln!(
         out,
@@ -65,7 +72,7 @@ fn month() -> String {
          sold at list, 0.50. Output has steps: 5.00 up to 100 million tokens, 4.00 above, so 100 × 5.00 + 20.12 × 4.00:\n\n\
          | SKU | tokens | at list | at acme's price, exact | on the invoice |\n|---|---:|---:|---:|---:|\n",
     );
-    for line in &report.lines {
+    for line in lines(&report) {
         let _ = writeln!(
             out,
             "| {} | {} | {} | {} | {} |",
@@ -84,7 +91,7 @@ fn month() -> String {
         total.list,
         total.contracted,
         total.billed.to_minor(total.currency.unwrap()),
-        render::usage_table(&report),
+        render::usage_table(&report).unwrap(),
     );
     out
 }

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::columns::{Cells, Columns, ReadError, WriteError};
@@ -16,7 +17,7 @@ use crate::result::{Status, read_position};
 pub const SCHEMA_VERSION: i32 = 1;
 
 /// What a ledger row does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EventKind {
     /// One request's usage.
     Usage,
@@ -81,7 +82,7 @@ pub fn repeat_event_id(result_id: Uuid) -> Uuid {
 }
 
 /// One row of `billing_events`; units and rules are in `contracts/README.md`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BillingRow {
     /// See [`event_id`].
     pub event_id: Uuid,

@@ -7,6 +7,7 @@ use arrow::datatypes::{Float32Type, Float64Type, Schema, SchemaRef};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::columns::{Cells, Columns, ReadError, WriteError};
@@ -14,7 +15,7 @@ use crate::ids::{CustomId, JobId, NameError, Position, ProjectId, TenantId, by_n
 use crate::request::{Endpoint, ServiceTier};
 
 /// How a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Status {
     /// Answered.
     Ok,

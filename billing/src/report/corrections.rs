@@ -4,24 +4,24 @@
 //! A correction follows from the row that it corrects and from its own tokens ([`crate::correct`]), so it is
 //! made again and compared in every field.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use schemas::billing::{self, BillingRow, EventKind};
 use schemas::view::{EventColumns, EventView};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::ReportError;
 use super::compare::differences;
-use super::ledger;
+use super::ledger::{self, distinct};
 use super::reconcile::Finding;
-use super::table::{Table, Window, fold, key};
+use super::table::{Table, fold};
 use crate::correct::{Change, Correction, rows as correction_rows};
 use crate::event::payload_hash;
-
-/// Corrections held at a time, some hundred bytes each.
-pub(crate) const ROWS_MAX: u64 = 1 << 17;
+use crate::sorted::{Sorted, Sorter};
 
 /// How many findings are told; all are counted.
 const SHOWN_MAX: usize = 100;
@@ -46,66 +46,119 @@ pub(crate) struct Checked {
     pub(crate) more: u64,
 }
 
-/// Checks every correction, of which the ledger has about `count`, at most about `rows_max` at a time.
-pub(crate) fn check(events: &dyn Table, count: u64, rows_max: u64) -> Result<Checked, ReportError> {
+/// A row, sorted by an id.
+#[derive(Clone, Serialize, Deserialize)]
+struct Row {
+    by: Uuid,
+    row: BillingRow,
+}
+
+impl Row {
+    fn of_correction(row: BillingRow) -> Self {
+        let by = row.corrects_event_id.unwrap_or(row.event_id);
+        Row { by, row }
+    }
+
+    fn of_event(row: BillingRow) -> Self {
+        Row { by: row.event_id, row }
+    }
+
+    /// Of rows with one id the one ingested first comes first.
+    fn order(&self) -> impl Ord + '_ {
+        let BillingRow {
+            event_id,
+            ingested_at,
+            payload_hash,
+            ..
+        } = &self.row;
+        (self.by, event_id, ingested_at, payload_hash)
+    }
+}
+
+impl Ord for Row {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for Row {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Row {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Row {}
+
+/// Checks every correction, of which the ledger has `count`; holds about `run_bytes` of them at a time.
+pub(crate) fn check(events: &dyn Table, count: u64, run_bytes: usize) -> Result<Checked, ReportError> {
     let mut checked = Checked::default();
     if count == 0 {
         return Ok(checked);
     }
-    for window in Window::over(count, rows_max) {
-        let corrections = read(events, |row| {
-            let corrected = row.corrects_event_id.unwrap_or(row.event_id);
-            row.event_kind != EventKind::Usage && window.contains(key(corrected))
-        })?;
-        let mut by_original: BTreeMap<Uuid, Vec<BillingRow>> = BTreeMap::new();
-        for row in corrections {
-            let corrected = row.corrects_event_id.unwrap_or(row.event_id);
-            by_original.entry(corrected).or_default().push(row);
-        }
-        let mut originals: HashMap<Uuid, BillingRow> = HashMap::new();
-        for row in read(events, |row| by_original.contains_key(&row.event_id))? {
-            first(&mut originals, row);
-        }
-        for (id, corrections) in by_original {
-            checked.of_original(id, originals.get(&id), corrections);
+    let is_correction = |row: &EventView<'_>| row.event_kind != EventKind::Usage;
+    let corrections = read(events, run_bytes, is_correction, Row::of_correction)?;
+    let mut ids = distinct(corrections.iter().map(|row| Ok(row?.by))).peekable();
+    let mut corrections = corrections.iter().peekable();
+    while ids.peek().is_some() {
+        let some = ids.by_ref().take((run_bytes / size_of::<Uuid>()).max(1));
+        let some: Vec<Uuid> = some.collect::<Result<_, _>>()?;
+        let is_original = |row: &EventView<'_>| some.binary_search(&row.event_id).is_ok();
+        let originals = read(events, run_bytes, is_original, Row::of_event)?;
+        let mut originals = originals.iter().peekable();
+        for id in some {
+            let is_of = |row: &Result<Row, _>| !row.as_ref().is_ok_and(|row: &Row| row.by != id);
+            let mut original = None;
+            while let Some(row) = originals.next_if(is_of) {
+                let Row { row, .. } = row?;
+                // Of several rows with one id the first with a true hash counts.
+                if original.is_none() && payload_hash(&row) == row.payload_hash {
+                    original = Some(row);
+                }
+            }
+            let mut of_original = Vec::new();
+            while let Some(row) = corrections.next_if(is_of) {
+                of_original.push(row?.row);
+            }
+            checked.of_original(id, original.as_ref(), of_original);
         }
     }
     Ok(checked)
 }
 
-/// Of several rows with one id the one that counts: with a true hash, and ingested first.
-fn first(originals: &mut HashMap<Uuid, BillingRow>, row: BillingRow) {
-    if payload_hash(&row) != row.payload_hash {
-        return;
-    }
-    let order = |row: &BillingRow| (row.ingested_at, row.payload_hash.clone());
-    if originals
-        .get(&row.event_id)
-        .is_none_or(|known| order(&row) < order(known))
-    {
-        originals.insert(row.event_id, row);
-    }
-}
-
 /// The rows that are wanted, whole.
-fn read(events: &dyn Table, wanted: impl Fn(&EventView<'_>) -> bool + Sync) -> Result<Vec<BillingRow>, ReportError> {
+fn read(
+    events: &dyn Table,
+    run_bytes: usize,
+    wanted: impl Fn(&EventView<'_>) -> bool + Sync,
+    sort: fn(BillingRow) -> Row,
+) -> Result<Sorted<Row>, ReportError> {
     let found = fold(
         "billing_events",
         events,
         &EventColumns::names(),
-        |rows: &mut Vec<BillingRow>, batch: &RecordBatch| {
+        // The texts of a row take about as much as the row.
+        || Sorter::new(run_bytes / 2),
+        |rows, batch| {
             let mut marked = Vec::with_capacity(batch.num_rows());
             ledger::each(batch, |row| {
                 marked.push(wanted(row));
                 Ok(())
             })?;
             if marked.contains(&true) {
-                rows.extend(take(batch, marked)?);
+                for row in take(batch, marked)? {
+                    rows.push(sort(row))?;
+                }
             }
             Ok(())
         },
     )?;
-    Ok(found.into_iter().flatten().collect())
+    Ok(Sorted::of(found))
 }
 
 fn take(batch: &RecordBatch, marked: Vec<bool>) -> Result<Vec<BillingRow>, ReportError> {

@@ -92,6 +92,12 @@ impl Rounded {
             sku: line.sku.clone(),
         })
     }
+
+    /// Whether the line is of it.
+    pub(crate) fn takes(&self, line: &Line) -> bool {
+        (&self.tenant, self.currency, &self.sku) == (&line.tenant, line.currency, &line.sku)
+            && self.period.to_string() == line.period
+    }
 }
 
 impl Bill {

@@ -7,28 +7,23 @@
 //! Every row is added where it belongs as it is read. Ids that came more than once are then read again, and
 //! what should not have been added is taken back.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use arrow::array::RecordBatch;
 use jiff::Timestamp;
 use schemas::ids::TenantId;
 use schemas::view::{EventColumns, EventView};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::ReportError;
-use super::sums::{By, Group, Groups, Meters, Sums, Totals};
-use super::table::{Table, Window, fold, key};
+use super::sums::{By, Group, Groups, Meters, Sum, Sums, taken_back};
+use super::table::{Table, fold, key};
 use crate::event::{is_hash, payload_digest};
-
-/// Ids told apart at a time, 8 bytes each.
-pub(crate) const IDS_MAX: u64 = 32 << 20;
+use crate::sorted::{Sorted, Sorter};
 
 /// How many quarantined payloads are listed; all their rows are counted.
 const SHOWN_MAX: usize = 100;
-
-/// Ids read again at a time.
-const AGAIN_MAX: usize = 500_000;
 
 /// Which events a report is about.
 pub(crate) type Wanted<'a> = &'a (dyn Fn(&EventView<'_>) -> bool + Sync);
@@ -70,24 +65,22 @@ pub(crate) struct Ledger {
     pub(crate) quarantine: Quarantine,
 }
 
-/// Reads the rows that `wanted` wants; the others are as if they were not there.
-pub(crate) fn read(events: &dyn Table, ids_max: u64, by: By, wanted: Wanted<'_>) -> Result<Ledger, ReportError> {
-    let mut reading = Reading::default();
-    for window in Window::over(events.rows(), ids_max) {
-        let passes = fold(
-            "billing_events",
-            events,
-            &EventColumns::names(),
-            |pass: &mut Pass, batch| {
-                each(batch, |row| match window.contains(key(row.event_id)) && wanted(row) {
-                    true => pass.take(row, by).map(drop),
-                    false => Ok(()),
-                })
-            },
-        )?;
-        reading.close(passes, events, wanted)?;
-    }
-    reading.finish()
+/// Reads the rows that `wanted` wants; the others are as if they were not there. At most about `run_bytes` are
+/// held of each kind of what grows with the rows.
+pub(crate) fn read(events: &dyn Table, run_bytes: usize, by: By, wanted: Wanted<'_>) -> Result<Ledger, ReportError> {
+    let passes = fold(
+        "billing_events",
+        events,
+        &EventColumns::names(),
+        || Pass::new(by, run_bytes),
+        |pass, batch| {
+            each(batch, |row| match wanted(row) {
+                true => pass.take(row).map(drop),
+                false => Ok(()),
+            })
+        },
+    )?;
+    count(passes, events, run_bytes, by, wanted)
 }
 
 /// Hands over every row of a batch of `billing_events`.
@@ -104,195 +97,218 @@ pub(crate) fn each(
 }
 
 /// What one thread has read.
-#[derive(Default)]
 pub(crate) struct Pass {
-    sums: Option<Sums>,
+    sums: Sums,
     /// The key of each row that was added.
-    keys: Vec<u64>,
+    keys: Sorter<u64>,
     /// Keys of rows that their hash belies.
-    belied: Vec<u64>,
+    belied: Sorter<u64>,
     scratch: Vec<u8>,
 }
 
 impl Pass {
+    pub(crate) fn new(by: By, run_bytes: usize) -> Self {
+        Pass {
+            sums: Sums::by(by, 2 * run_bytes),
+            keys: Sorter::new(run_bytes),
+            belied: Sorter::new(run_bytes),
+            scratch: Vec::new(),
+        }
+    }
+
     /// Adds a row to its group, if its hash is that of its fields; that hash.
-    pub(crate) fn take(&mut self, row: &EventView<'_>, by: By) -> Result<Option<[u8; 32]>, ReportError> {
+    pub(crate) fn take(&mut self, row: &EventView<'_>) -> Result<Option<[u8; 32]>, ReportError> {
         let digest = payload_digest(row, &mut self.scratch);
         if !is_hash(row.payload_hash, &digest) {
-            self.belied.push(key(row.event_id));
+            self.belied.push(key(row.event_id))?;
             return Ok(None);
         }
-        self.keys.push(key(row.event_id));
-        self.sums.get_or_insert_with(|| Sums::by(by)).add(row)?;
+        self.keys.push(key(row.event_id))?;
+        self.sums.add(row)?;
         Ok(Some(digest))
     }
 }
 
-/// What all threads have read, window by window.
-#[derive(Default)]
-pub(crate) struct Reading {
-    ledger: Ledger,
-    totals: Totals,
+/// Adds up what all threads have read, and reads the ids again that came more than once or are belied.
+pub(crate) fn count(
+    passes: Vec<Pass>,
+    events: &dyn Table,
+    run_bytes: usize,
+    by: By,
+    wanted: Wanted<'_>,
+) -> Result<Ledger, ReportError> {
+    let (mut sums, mut keys, mut again) = (Vec::new(), Vec::new(), Vec::new());
+    for pass in passes {
+        sums.push(pass.sums.finish()?);
+        keys.push(pass.keys);
+        again.push(pass.belied);
+    }
+    let mut ledger = Ledger::default();
+    let (mut repeated, mut last) = (Sorter::new(run_bytes), None);
+    for key in Sorted::of(keys).iter() {
+        let key = key?;
+        ledger.events += 1;
+        if last.replace(key) == Some(key) {
+            repeated.push(key)?;
+        }
+    }
+    again.push(repeated);
+    let again = Sorted::of(again);
+    let mut keys = distinct(again.iter().map(|key| Ok(key?))).peekable();
+    let mut taken_back = Sorter::new(run_bytes);
+    while keys.peek().is_some() {
+        let some = keys.by_ref().take((run_bytes / size_of::<u64>()).max(1));
+        let some: Vec<u64> = some.collect::<Result<_, _>>()?;
+        let rows = read_again(&some, events, run_bytes, by, wanted)?;
+        ledger.take_back(&rows, &mut taken_back)?;
+    }
+    sums.push(taken_back);
+    Ok(Ledger {
+        groups: Groups::of(sums),
+        ..ledger
+    })
 }
 
-impl Reading {
-    /// Adds up what was read, and reads again the ids that need it.
-    pub(crate) fn close(
-        &mut self,
-        passes: Vec<Pass>,
-        events: &dyn Table,
-        wanted: Wanted<'_>,
-    ) -> Result<(), ReportError> {
-        let mut keys = Vec::new();
-        let mut again = Vec::new();
-        for pass in passes {
-            if let Some(sums) = pass.sums {
-                sums.add_to(&mut self.totals);
-            }
-            append(&mut keys, pass.keys);
-            again.extend(pass.belied);
-        }
-        self.ledger.events += keys.len() as u64;
-        keys.sort_unstable();
-        again.extend(keys.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]));
-        drop(keys);
-        again.sort_unstable();
-        again.dedup();
-        again
-            .chunks(AGAIN_MAX)
-            .try_for_each(|keys| self.again(keys, events, wanted))
-    }
-
-    /// Reads all rows with these keys, and lets one payload of each event count.
-    fn again(&mut self, keys: &[u64], events: &dyn Table, wanted: Wanted<'_>) -> Result<(), ReportError> {
-        let found = fold(
-            "billing_events",
-            events,
-            &EventColumns::names(),
-            |again: &mut Again, batch| {
-                each(batch, |row| {
-                    match keys.binary_search(&key(row.event_id)).is_ok() && wanted(row) {
-                        true => again.take(row),
-                        false => Ok(()),
-                    }
-                })
-            },
-        )?;
-        let mut payloads: HashMap<Uuid, Vec<Payload>> = HashMap::new();
-        for (id, of_thread) in found.into_iter().flat_map(|again| again.payloads) {
-            let all = payloads.entry(id).or_default();
-            of_thread.into_iter().for_each(|payload| join(all, payload));
-        }
-        for (id, mut payloads) in payloads {
-            payloads.sort_by_key(Payload::order);
-            let counted = usize::from(payloads.first().is_some_and(|payload| !payload.belied));
-            for payload in &payloads[..counted] {
-                self.take_back(payload, payload.rows - 1);
-                self.ledger.repeated += u64::from(payload.rows - 1);
-            }
-            for payload in &payloads[counted..] {
-                self.take_back(payload, payload.rows);
-                self.ledger.quarantine.add(id, payload);
-            }
-        }
-        Ok(())
-    }
-
-    /// Rows that were added and do not count.
-    fn take_back(&mut self, payload: &Payload, rows: u32) {
-        if !payload.belied {
-            self.totals.take_back(&payload.group, payload.meters, rows);
-            self.ledger.events -= u64::from(rows);
-        }
-    }
-
-    pub(crate) fn finish(self) -> Result<Ledger, ReportError> {
-        Ok(Ledger {
-            groups: self.totals.finish()?,
-            ..self.ledger
-        })
-    }
+/// Each of the sorted `ids` once.
+pub(crate) fn distinct<T: Copy + PartialEq>(
+    ids: impl Iterator<Item = Result<T, ReportError>>,
+) -> impl Iterator<Item = Result<T, ReportError>> {
+    let mut last = None;
+    ids.filter(move |id| match id {
+        Ok(id) => last.replace(*id) != Some(*id),
+        Err(_) => true,
+    })
 }
 
-/// Moves `more` behind `all`; the first comes without a copy.
-pub(crate) fn append<T>(all: &mut Vec<T>, mut more: Vec<T>) {
-    match all.is_empty() {
-        true => *all = more,
-        false => all.append(&mut more),
-    }
-}
-
-/// All rows of one event with one payload and result.
-struct Payload {
-    hash: [u8; 16],
-    result_id: Uuid,
+/// A row that was read again. Sorts by id, and behind that with those of the same payload and result.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Row {
+    id: Uuid,
     /// The hash is not that of the row's fields.
     belied: bool,
-    group: Arc<Group>,
-    meters: Meters,
+    /// The first half of it.
+    hash: [u8; 16],
+    result_id: Uuid,
     ingested_at: Timestamp,
-    rows: u32,
+    group: Group,
+    meters: Meters,
 }
 
-/// Rows that one thread has read again.
-#[derive(Default)]
-struct Again {
-    payloads: HashMap<Uuid, Vec<Payload>>,
-    sums: Sums,
-    scratch: Vec<u8>,
-}
-
-impl Again {
-    fn take(&mut self, row: &EventView<'_>) -> Result<(), ReportError> {
+impl Row {
+    fn of(row: &EventView<'_>, by: By, scratch: &mut Vec<u8>) -> Result<Self, ReportError> {
         let mut hash = [0; 16];
         // A text that is not hexadecimal leaves zeros, and is not the row's hash in any case.
         let text = row.payload_hash.get(..32).unwrap_or_default();
         hex::decode_to_slice(text, &mut hash).unwrap_or_default();
-        let payload = Payload {
+        Ok(Row {
+            id: row.event_id,
+            belied: !is_hash(row.payload_hash, &payload_digest(row, scratch)),
             hash,
             result_id: row.result_id,
-            belied: !is_hash(row.payload_hash, &payload_digest(row, &mut self.scratch)),
-            group: self.sums.group(row)?,
-            meters: Meters::of(row),
             ingested_at: row.ingested_at,
-            rows: 1,
-        };
-        join(self.payloads.entry(row.event_id).or_default(), payload);
-        Ok(())
+            group: Group::of(row, by)?,
+            meters: Meters::of(row),
+        })
+    }
+
+    fn is_like(&self, other: &Row) -> bool {
+        (self.id, self.belied, self.hash, self.result_id) == (other.id, other.belied, other.hash, other.result_id)
     }
 }
 
-/// Adds the rows of `payload` to those like it.
-fn join(payloads: &mut Vec<Payload>, payload: Payload) {
-    let like = |other: &&mut Payload| {
-        (other.hash, other.result_id, other.belied) == (payload.hash, payload.result_id, payload.belied)
-    };
-    match payloads.iter_mut().find(like) {
-        Some(other) => {
-            other.rows = other.rows.saturating_add(payload.rows);
-            other.ingested_at = other.ingested_at.min(payload.ingested_at);
+/// All rows with these keys, which are in order.
+fn read_again(
+    keys: &[u64],
+    events: &dyn Table,
+    run_bytes: usize,
+    by: By,
+    wanted: Wanted<'_>,
+) -> Result<Sorted<Row>, ReportError> {
+    let rows = fold(
+        "billing_events",
+        events,
+        &EventColumns::names(),
+        || (Sorter::new(run_bytes), Vec::new()),
+        |(rows, scratch), batch| {
+            each(batch, |row| {
+                if keys.binary_search(&key(row.event_id)).is_ok() && wanted(row) {
+                    rows.push(Row::of(row, by, scratch)?)?;
+                }
+                Ok(())
+            })
+        },
+    )?;
+    Ok(Sorted::of(rows.into_iter().map(|(rows, _)| rows)))
+}
+
+/// All rows of one event with one payload and result.
+struct Payload {
+    /// The one ingested first.
+    first: Row,
+    rows: u32,
+}
+
+impl Ledger {
+    /// Of the payloads of each id lets one count, once.
+    fn take_back(&mut self, rows: &Sorted<Row>, sums: &mut Sorter<Sum>) -> Result<(), ReportError> {
+        let mut payloads: Vec<Payload> = Vec::new();
+        for row in rows.iter() {
+            let row = row?;
+            if payloads.last().is_some_and(|last| last.first.id != row.id) {
+                self.settle(&mut payloads, sums)?;
+            }
+            match payloads.last_mut().filter(|last| last.first.is_like(&row)) {
+                Some(payload) => payload.rows = payload.rows.saturating_add(1),
+                None => payloads.push(Payload { first: row, rows: 1 }),
+            }
         }
-        None => payloads.push(payload),
+        self.settle(&mut payloads, sums)
+    }
+
+    /// All payloads of one event.
+    fn settle(&mut self, payloads: &mut Vec<Payload>, sums: &mut Sorter<Sum>) -> Result<(), ReportError> {
+        payloads.sort_by_key(Payload::order);
+        for (place, payload) in payloads.drain(..).enumerate() {
+            let counts = place == 0 && !payload.first.belied;
+            let too_many = if counts { payload.rows - 1 } else { payload.rows };
+            if counts {
+                self.repeated += u64::from(too_many);
+            } else {
+                self.quarantine.add(&payload);
+            }
+            if !payload.first.belied && too_many > 0 {
+                sums.push(taken_back(&payload.first.group, payload.first.meters, too_many))?;
+                self.events -= u64::from(too_many);
+            }
+        }
+        Ok(())
     }
 }
 
 impl Payload {
     /// The one that counts comes first.
     fn order(&self) -> (bool, Timestamp, [u8; 16], Uuid) {
-        (self.belied, self.ingested_at, self.hash, self.result_id)
+        let Row {
+            belied,
+            ingested_at,
+            hash,
+            result_id,
+            ..
+        } = self.first;
+        (belied, ingested_at, hash, result_id)
     }
 }
 
 impl Quarantine {
-    fn add(&mut self, event_id: Uuid, payload: &Payload) {
-        self.rows += u64::from(payload.rows);
+    fn add(&mut self, Payload { first, rows }: &Payload) {
+        self.rows += u64::from(*rows);
         self.shown.insert(Quarantined {
-            event_id,
-            result_id: payload.result_id,
-            tenant: payload.group.tenant.clone(),
-            ingested_at: payload.ingested_at,
-            payload_hash: hex::encode(payload.hash),
-            reason: match payload.belied {
+            event_id: first.id,
+            result_id: first.result_id,
+            tenant: first.group.tenant.clone(),
+            ingested_at: first.ingested_at,
+            payload_hash: hex::encode(first.hash),
+            reason: match first.belied {
                 true => "its payload_hash is not that of its fields",
                 false => "another row of this event, with other fields or of another result, came before",
             },

@@ -1,5 +1,8 @@
 //! The rated lines that quantities make.
 
+use std::collections::VecDeque;
+use std::iter::Peekable;
+
 use schemas::ids::TenantId;
 use schemas::request::ServiceTier;
 
@@ -54,102 +57,160 @@ pub struct Unrated {
     pub what: String,
 }
 
-/// The billable groups, rated as far as their terms are known.
-#[derive(Debug, Default)]
-pub(crate) struct Rated {
-    pub(crate) lines: Vec<Line>,
-    pub(crate) unrated: Vec<Unrated>,
+/// What a billable group makes.
+pub(crate) enum Rated {
+    Line(Line),
+    Unrated(Unrated),
 }
 
-/// Rates every billable group, once for all of its parts.
-pub(crate) fn rated(
-    groups: &Groups,
-    book: &PriceBook,
-    contracts: &Contracts,
-    invoiced: &Invoiced,
-) -> Result<Rated, ReportError> {
-    let mut rated = Rated::default();
-    let groups: Vec<_> = groups.iter().collect();
-    for parts in groups.chunk_by(|(a, _), (b, _)| a.is_of_line(b)) {
-        let group = parts[0].0;
-        match Terms::of(group, book, contracts) {
-            Ok(None) => {}
-            Ok(Some(terms)) => terms.add_lines(parts, &mut rated.lines)?,
-            Err(what) => rated.unrated.push(Unrated {
-                tenant: group.tenant.clone(),
-                period: group.period.clone(),
-                what,
-            }),
+/// What groups are rated with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rating<'a> {
+    pub(crate) book: &'a PriceBook,
+    pub(crate) contracts: &'a Contracts,
+    /// What closed months billed of the groups.
+    pub(crate) invoiced: &'a Invoiced,
+}
+
+impl<'a> Rating<'a> {
+    /// Rates every billable group, once for all of its parts. Lines come in order of tenant, month, currency, SKU
+    /// and price.
+    pub(crate) fn rated(self, groups: &'a Groups) -> impl Iterator<Item = Result<Rated, ReportError>> + 'a {
+        Lines {
+            rating: self,
+            groups: groups.iter().peekable(),
+            left: self.invoiced.iter().peekable(),
+            ready: VecDeque::new(),
         }
     }
-    let key = |line: &Line| {
-        (
-            line.tenant.clone(),
-            line.period.clone(),
-            line.currency,
-            line.sku.clone(),
-            line.price_version.clone(),
-            line.part.clone(),
-        )
-    };
-    rated.lines.sort_by_cached_key(key);
-    bill(&mut rated.lines, invoiced)?;
-    Ok(rated)
 }
 
-/// Says of every line what invoices bill of it, and adds the lines that only invoices have: where all was
-/// taken back, and the roundings of several invoices do not cancel out.
-fn bill(lines: &mut Vec<Line>, invoiced: &Invoiced) -> Result<(), ReportError> {
-    let money = |tenant: &TenantId, period: &str, source| ReportError::Money {
+/// Makes the lines of one model and tier at a time, and between them those that only invoices have.
+struct Lines<'a, G: Iterator, I: Iterator> {
+    rating: Rating<'a>,
+    groups: Peekable<G>,
+    left: Peekable<I>,
+    ready: VecDeque<Rated>,
+}
+
+impl<'a, G, I> Iterator for Lines<'a, G, I>
+where
+    G: Iterator<Item = Result<(Group, Meters), ReportError>>,
+    I: Iterator<Item = (&'a Rounded, &'a Bill)>,
+{
+    type Item = Result<Rated, ReportError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.ready.is_empty() {
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        self.ready.pop_front().map(Ok)
+    }
+}
+
+impl<'a, G, I> Lines<'a, G, I>
+where
+    G: Iterator<Item = Result<(Group, Meters), ReportError>>,
+    I: Iterator<Item = (&'a Rounded, &'a Bill)>,
+{
+    /// The next lines; false if there are no more.
+    fn fill(&mut self) -> Result<bool, ReportError> {
+        let Some(first) = self.groups.next().transpose()? else {
+            let mut lines = Vec::new();
+            let more = self.left.peek().is_some();
+            self.add_left(None, &mut lines)?;
+            self.ready.extend(lines.into_iter().map(Rated::Line));
+            return Ok(more);
+        };
+        let mut groups = vec![first];
+        let is_sold_with =
+            |next: &G::Item, first: &Group| next.as_ref().is_ok_and(|(next, _)| next.is_sold_with(first));
+        while let Some(next) = self.groups.next_if(|next| is_sold_with(next, &groups[0].0)) {
+            groups.push(next?);
+        }
+        let mut lines = Vec::new();
+        for parts in groups.chunk_by(|(a, _), (b, _)| a.is_of_line(b)) {
+            let group = &parts[0].0;
+            match Terms::of(group, self.rating.book, self.rating.contracts) {
+                Ok(None) => {}
+                Ok(Some(terms)) => terms.add_lines(parts, &mut lines)?,
+                Err(what) => self.ready.push_back(Rated::Unrated(Unrated {
+                    tenant: group.tenant.clone(),
+                    period: group.period.clone(),
+                    what,
+                })),
+            }
+        }
+        lines.sort_by(|a: &Line, b| a.key().cmp(&b.key()));
+        self.bill(&mut lines)?;
+        self.add_left(Some(&groups[0].0), &mut lines)?;
+        self.ready.extend(lines.into_iter().map(Rated::Line));
+        Ok(true)
+    }
+
+    /// Says of every line what invoices bill of it.
+    fn bill(&self, lines: &mut [Line]) -> Result<(), ReportError> {
+        let nothing = Bill::default();
+        for lines in lines.chunk_by_mut(Line::is_rounded_with) {
+            let before = Rounded::of(&lines[0]).and_then(|rounded| self.rating.invoiced.get(&rounded));
+            let shared = share_billed(lines, before.unwrap_or(&nothing));
+            shared.map_err(|source| money(&lines[0].tenant, &lines[0].period, source))?;
+        }
+        Ok(())
+    }
+
+    /// Adds the lines that only invoices have, up to those of `group`: where all was taken back, and the
+    /// roundings of several invoices do not cancel out.
+    fn add_left(&mut self, group: Option<&Group>, lines: &mut Vec<Line>) -> Result<(), ReportError> {
+        let sold = group.map(Group::sold);
+        let own = lines.len();
+        while let Some((rounded, bill)) = self.left.next_if(|(rounded, _)| {
+            let period = rounded.period.to_string();
+            let sku = (&*rounded.sku.model_id, rounded.sku.tier);
+            let of = (rounded.tenant.as_str(), &*period, Some((rounded.currency.code(), sku)));
+            sold.is_none_or(|sold| of <= sold)
+        }) {
+            if !lines[..own].iter().any(|line| rounded.takes(line)) {
+                lines.extend(left(rounded, bill)?);
+            }
+        }
+        lines.sort_by(|a, b| a.key().cmp(&b.key()));
+        Ok(())
+    }
+}
+
+/// The line of what only invoices have, if it comes to something.
+fn left(rounded: &Rounded, bill: &Bill) -> Result<Option<Line>, ReportError> {
+    let period = rounded.period.to_string();
+    let billed = bill.once_all(Money::ZERO, rounded.currency);
+    let billed = billed.map_err(|source| money(&rounded.tenant, &period, source))?;
+    let sold = bill.at.last().filter(|_| billed != Money::ZERO);
+    Ok(sold.map(|sold| Line {
+        tenant: rounded.tenant.clone(),
+        currency: rounded.currency,
+        sku: rounded.sku.clone(),
+        part: Part::default(),
+        quantity: 0,
+        price_version: sold.price_version.clone(),
+        contract_version: sold.contract_version.clone(),
+        negotiated: false,
+        list: Money::ZERO,
+        contracted: Money::ZERO,
+        billed,
+        period,
+    }))
+}
+
+fn money(tenant: &TenantId, period: &str, source: MoneyError) -> ReportError {
+    ReportError::Money {
         tenant: tenant.to_string(),
         period: period.to_owned(),
         source,
-    };
-    let nothing = Bill::default();
-    for lines in lines.chunk_by_mut(Line::is_rounded_with) {
-        let before = Rounded::of(&lines[0]).and_then(|rounded| invoiced.get(&rounded));
-        let shared = share_billed(lines, before.unwrap_or(&nothing));
-        shared.map_err(|source| money(&lines[0].tenant, &lines[0].period, source))?;
     }
-    let mut left = Vec::new();
-    for (rounded, bill) in invoiced.iter() {
-        let period = rounded.period.to_string();
-        let billed = bill.once_all(Money::ZERO, rounded.currency);
-        let billed = billed.map_err(|source| money(&rounded.tenant, &period, source))?;
-        let of_line = |line: &Line| {
-            (&line.tenant, line.period.as_str(), line.currency, &line.sku).cmp(&(
-                &rounded.tenant,
-                period.as_str(),
-                rounded.currency,
-                &rounded.sku,
-            ))
-        };
-        if let Some(sold) = bill.at.last().filter(|_| billed != Money::ZERO)
-            && let Err(place) = lines.binary_search_by(of_line)
-        {
-            left.push((
-                place,
-                Line {
-                    tenant: rounded.tenant.clone(),
-                    currency: rounded.currency,
-                    sku: rounded.sku.clone(),
-                    part: Part::default(),
-                    quantity: 0,
-                    price_version: sold.price_version.clone(),
-                    contract_version: sold.contract_version.clone(),
-                    negotiated: false,
-                    list: Money::ZERO,
-                    contracted: Money::ZERO,
-                    billed,
-                    period,
-                },
-            ));
-        }
-    }
-    for (place, line) in left.into_iter().rev() {
-        lines.insert(place, line);
-    }
-    Ok(())
 }
 
 fn share_billed(lines: &mut [Line], before: &Bill) -> Result<(), MoneyError> {
@@ -167,6 +228,19 @@ fn share_billed(lines: &mut [Line], before: &Bill) -> Result<(), MoneyError> {
 }
 
 impl Line {
+    /// Lines come in this order.
+    fn key(&self) -> impl Ord + '_ {
+        let Line { tenant, period, .. } = self;
+        (
+            tenant,
+            period,
+            self.currency,
+            &self.sku,
+            &self.price_version,
+            &self.part,
+        )
+    }
+
     /// Whether invoices round both as one.
     fn is_rounded_with(&self, other: &Line) -> bool {
         (&self.tenant, &self.period, self.currency, &self.sku)
@@ -218,16 +292,12 @@ impl<'a> Terms<'a> {
     }
 
     /// The lines of all meters, a line each part.
-    fn add_lines(&self, parts: &[(&Group, &Meters)], lines: &mut Vec<Line>) -> Result<(), ReportError> {
-        let group = parts[0].0;
-        let money = |source| ReportError::Money {
-            tenant: group.tenant.to_string(),
-            period: group.period.clone(),
-            source,
-        };
+    fn add_lines(&self, parts: &[(Group, Meters)], lines: &mut Vec<Line>) -> Result<(), ReportError> {
+        let group = &parts[0].0;
+        let money = |source| money(&group.tenant, &group.period, source);
         let mut whole = Meters::default();
         for (_, meters) in parts {
-            whole = whole.plus(**meters).map_err(|column| ReportError::Quantity {
+            whole = whole.plus(*meters).map_err(|column| ReportError::Quantity {
                 tenant: group.tenant.to_string(),
                 period: group.period.clone(),
                 column,

@@ -1,7 +1,7 @@
 //! Reports: pure functions of the tables, the price book and the contracts.
 //!
-//! A report reads its tables ([`table`]) piece by piece on all cores, more than once if need be. It holds
-//! sums, and at most a bounded number of ids of 8 or 16 bytes, so its memory does not grow with the rows.
+//! A report reads its tables ([`table`]) piece by piece on all cores, more than once if need be. What grows with
+//! their rows, ids and sums, is sorted in temporary files ([`crate::sorted`]), so memory does not.
 
 mod table;
 mod sums;
@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::event::RateError;
 use crate::money::MoneyError;
+use crate::sorted::SortError;
 
 pub use compare::Difference;
 pub use corrections::Corrections;
@@ -99,12 +100,9 @@ pub enum ReportError {
         /// Its month.
         period: String,
     },
-    /// More sums than can be shown or held.
-    #[error("the report would have more than {most} rows; ask for one month or one tenant, or for fewer columns")]
-    Groups {
-        /// How many there may be.
-        most: usize,
-    },
+    /// There was no room for what had to be sorted.
+    #[error(transparent)]
+    Sort(#[from] SortError),
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 //!
 //! Each row becomes 16 bytes: a key of its result id, and a hash of what the ledger must say of the result,
 //! or of what it says. Sorted, both tables must be the same list with no key twice. Where they are not, the
-//! rows are read once more, whole.
+//! first rows are read once more, whole.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::iter::Peekable;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -18,17 +19,15 @@ use uuid::Uuid;
 
 use super::ReportError;
 use super::compare::{differences, fingerprint, is_sound, repeats};
-use super::ledger::{self, Ledger, Pass, Reading, append};
+use super::ledger::{self, Ledger, Pass};
 use super::reconcile::{Expected, Finding};
-use super::sums::{By, Groups, Sums, Totals};
-use super::table::{Table, Window, fold, key};
+use super::sums::{By, Groups, Sums};
+use super::table::{Table, fold, key};
 use crate::contract::Contracts;
 use crate::event::{usage_row, usage_view};
 use crate::period::usage_period;
 use crate::price_book::PriceBook;
-
-/// Rows of each table paired at a time; with the event's key that is 40 bytes each.
-pub(crate) const IDS_MAX: u64 = 16 << 20;
+use crate::sorted::{SortError, Sorted, Sorter};
 
 /// How many faulty ids are looked at again.
 pub(crate) const SHOWN_MAX: usize = 100;
@@ -59,46 +58,38 @@ pub(crate) struct Paired {
     pub(crate) of_job: Expected,
     /// Rows of `billing_events` that are no usage.
     pub(crate) corrections: u64,
-    /// Keys of the ids at fault, in order.
-    pub(crate) faulty: Vec<u64>,
+    /// How many ids are at fault.
+    pub(crate) faulty: u64,
+    /// Keys of the first hundred of them, in order.
+    pub(crate) shown: BTreeSet<u64>,
 }
 
 impl Pairing<'_> {
-    /// Every id of both tables, about `ids_max` at a time.
-    pub(crate) fn all(&self, expected: &Expected, ids_max: u64) -> Result<Paired, ReportError> {
+    /// Every id of both tables; at most about `run_bytes` are held of each kind of what grows with the rows.
+    pub(crate) fn all(&self, expected: &Expected, run_bytes: usize) -> Result<Paired, ReportError> {
         let mut paired = Paired::default();
-        let (mut totals, mut reading) = (Totals::default(), Reading::default());
-        for window in Window::over(self.results.rows().max(self.events.rows()), ids_max) {
-            let mut results = Vec::new();
-            for side in self.read_results(window, expected)? {
-                side.sums.add_to(&mut totals);
-                append(&mut results, side.pairs);
-                for (job, count) in side.of_job {
-                    *paired.of_job.entry(job).or_default() += count;
-                }
+        let (mut results, mut sums) = (Vec::new(), Vec::new());
+        for side in self.read_results(expected, run_bytes)? {
+            results.push(side.pairs);
+            sums.push(side.sums.finish()?);
+            for (job, count) in side.of_job {
+                *paired.of_job.entry(job).or_default() += count;
             }
-            let (mut events, mut passes, mut corrections) = (Vec::new(), Vec::new(), 0);
-            for side in self.read_events(window)? {
-                append(&mut events, side.pairs);
-                append(&mut paired.faulty, side.unsound);
-                corrections += side.corrections;
-                passes.push(side.pass);
-            }
-            reading.close(passes, self.events, &is_usage)?;
-            results.sort_unstable();
-            events.sort_unstable();
-            paired.compare(&results, &events);
-            // Every reading meets all of them.
-            paired.corrections = corrections;
         }
-        paired.faulty.sort_unstable();
-        paired.faulty.dedup();
-        paired.groups = totals.finish()?;
-        paired.ledger = reading.finish()?;
+        let (mut events, mut unsound, mut passes) = (Vec::new(), Vec::new(), Vec::new());
+        for side in self.read_events(run_bytes)? {
+            events.push(side.pairs);
+            unsound.push(side.unsound);
+            passes.push(side.pass);
+            paired.corrections += side.corrections;
+        }
+        paired.groups = Groups::of(sums);
+        paired.ledger = ledger::count(passes, self.events, run_bytes, By::default(), &is_usage)?;
+        paired.compare(&Sorted::of(results), &Sorted::of(events), &Sorted::of(unsound))?;
         Ok(paired)
     }
 
-    fn read_results(&self, window: Window, expected: &Expected) -> Result<Vec<ResultSide>, ReportError> {
+    fn read_results(&self, expected: &Expected, run_bytes: usize) -> Result<Vec<ResultSide>, ReportError> {
         let mut asked: HashMap<&str, HashMap<&str, &(TenantId, JobId)>> = HashMap::new();
         for job in expected.keys() {
             asked.entry(job.0.as_str()).or_default().insert(job.1.as_str(), job);
@@ -107,11 +98,9 @@ impl Pairing<'_> {
             "results",
             self.results,
             &ResultColumns::NAMES,
-            |side: &mut ResultSide, batch| {
+            || ResultSide::new(run_bytes),
+            |side, batch| {
                 each_result(batch, |row| {
-                    if !window.contains(key(row.result_id)) {
-                        return Ok(());
-                    }
                     let job = asked.get(row.tenant_id).and_then(|jobs| jobs.get(row.job_id));
                     if let Some(job) = job.filter(|_| row.status != Status::Duplicate) {
                         *side.of_job.entry((*job).clone()).or_default() += 1;
@@ -122,36 +111,28 @@ impl Pairing<'_> {
                         result_id: row.result_id,
                         source,
                     })?;
-                    side.pairs.push(pair(&event, &mut side.scratch));
+                    side.pairs.push(pair(&event, &mut side.scratch))?;
                     side.sums.add(&event)
                 })
             },
         )
     }
 
-    fn read_events(&self, window: Window) -> Result<Vec<EventSide>, ReportError> {
+    fn read_events(&self, run_bytes: usize) -> Result<Vec<EventSide>, ReportError> {
         fold(
             "billing_events",
             self.events,
             &EventColumns::names(),
-            |side: &mut EventSide, batch| {
+            || EventSide::new(run_bytes),
+            |side, batch| {
                 ledger::each(batch, |row| {
                     if !is_usage(row) {
                         side.corrections += 1;
                         return Ok(());
                     }
-                    let mut sound = true;
-                    if window.contains(key(row.event_id)) {
-                        sound = side.pass.take(row, By::default())?.is_some();
-                    }
-                    if window.contains(key(row.result_id)) {
-                        side.pairs.push(pair(row, &mut side.scratch));
-                        if !is_sound(row) {
-                            side.unsound.push(key(row.result_id));
-                        }
-                    }
-                    if !sound {
-                        side.unsound.push(key(row.result_id));
+                    side.pairs.push(pair(row, &mut side.scratch))?;
+                    if side.pass.take(row)?.is_none() || !is_sound(row) {
+                        side.unsound.push(key(row.result_id))?;
                     }
                     Ok(())
                 })
@@ -161,7 +142,7 @@ impl Pairing<'_> {
 
     /// Reads the rows of the first hundred ids at fault once more, and says what is wrong with each.
     pub(crate) fn explain(&self, paired: &Paired) -> Result<Vec<Finding>, ReportError> {
-        let keys: BTreeSet<u64> = paired.faulty.iter().copied().take(SHOWN_MAX).collect();
+        let keys = &paired.shown;
         if keys.is_empty() {
             return Ok(Vec::new());
         }
@@ -169,7 +150,8 @@ impl Pairing<'_> {
             "results",
             self.results,
             &result::required_columns(),
-            |rows: &mut Vec<_>, batch| {
+            Vec::new,
+            |rows, batch| {
                 let mut found = Vec::new();
                 each_result(batch, |row| {
                     found.push(keys.contains(&key(row.result_id)));
@@ -183,7 +165,8 @@ impl Pairing<'_> {
             "billing_events",
             self.events,
             &EventColumns::names(),
-            |rows: &mut Vec<_>, batch| {
+            Vec::new,
+            |rows, batch| {
                 let mut found = Vec::new();
                 ledger::each(batch, |row| {
                     found.push(is_usage(row) && keys.contains(&key(row.result_id)));
@@ -247,7 +230,11 @@ fn is_usage(row: &EventView<'_>) -> bool {
 
 /// The key of a row's result id, and behind it the hash of the row.
 fn pair(row: &EventView<'_>, scratch: &mut Vec<u8>) -> u128 {
-    u128::from(key(row.result_id)) << 64 | u128::from(fingerprint(row, scratch))
+    pair_of(key(row.result_id)) | u128::from(fingerprint(row, scratch))
+}
+
+fn pair_of(key: u64) -> u128 {
+    u128::from(key) << 64
 }
 
 fn key_of(pair: u128) -> u64 {
@@ -255,24 +242,46 @@ fn key_of(pair: u128) -> u64 {
 }
 
 /// What one thread has read of `results`.
-#[derive(Default)]
 struct ResultSide {
-    pairs: Vec<u128>,
+    pairs: Sorter<u128>,
     sums: Sums,
     of_job: Expected,
     months: Months,
     scratch: Vec<u8>,
 }
 
+impl ResultSide {
+    fn new(run_bytes: usize) -> Self {
+        ResultSide {
+            pairs: Sorter::new(run_bytes),
+            sums: Sums::by(By::default(), 2 * run_bytes),
+            of_job: Expected::new(),
+            months: Months::default(),
+            scratch: Vec::new(),
+        }
+    }
+}
+
 /// What one thread has read of `billing_events`.
-#[derive(Default)]
 struct EventSide {
-    pairs: Vec<u128>,
+    pairs: Sorter<u128>,
     /// Keys of rows that contradict themselves.
-    unsound: Vec<u64>,
+    unsound: Sorter<u64>,
     corrections: u64,
     pass: Pass,
     scratch: Vec<u8>,
+}
+
+impl EventSide {
+    fn new(run_bytes: usize) -> Self {
+        EventSide {
+            pairs: Sorter::new(run_bytes),
+            unsound: Sorter::new(run_bytes),
+            corrections: 0,
+            pass: Pass::new(By::default(), run_bytes),
+            scratch: Vec::new(),
+        }
+    }
 }
 
 /// The last month that was asked for; rows of one month mostly lie together.
@@ -294,30 +303,63 @@ impl Months {
 }
 
 impl Paired {
-    /// Walks along both sorted lists, key by key.
-    fn compare(&mut self, mut results: &[u128], mut events: &[u128]) {
-        loop {
-            let next = results.first().into_iter().chain(events.first()).min();
-            let Some(key) = next.map(|pair| key_of(*pair)) else {
-                break;
-            };
-            let of_results = split_run(&mut results, key);
-            let of_events = split_run(&mut events, key);
-            self.results += u64::from(!of_results.is_empty());
-            self.events += u64::from(!of_events.is_empty());
-            if of_results.len() != 1 || of_results != of_events {
-                self.faulty.push(key);
+    /// Walks along both lists of pairs, key by key.
+    fn compare(
+        &mut self,
+        results: &Sorted<u128>,
+        events: &Sorted<u128>,
+        unsound: &Sorted<u64>,
+    ) -> Result<(), ReportError> {
+        let (mut results, mut events) = (results.iter().peekable(), events.iter().peekable());
+        let mut unsound = unsound.iter().map(|key| Ok(pair_of(key?))).peekable();
+        while let Some(key) = [next_key(&mut results)?, next_key(&mut events)?, next_key(&mut unsound)?]
+            .into_iter()
+            .flatten()
+            .min()
+        {
+            let (of_results, of_events) = (Run::take(&mut results, key)?, Run::take(&mut events, key)?);
+            self.results += u64::from(of_results.count > 0);
+            self.events += u64::from(of_events.count > 0);
+            let is_sound = Run::take(&mut unsound, key)?.count == 0;
+            if of_results.count != 1 || of_results != of_events || !is_sound {
+                self.faulty += 1;
+                if self.shown.len() < SHOWN_MAX {
+                    self.shown.insert(key);
+                }
             }
         }
+        Ok(())
     }
 }
 
-/// Takes from the front of `pairs` those with `key`.
-fn split_run<'a>(pairs: &mut &'a [u128], key: u64) -> &'a [u128] {
-    let len = pairs.iter().take_while(|pair| key_of(**pair) == key).count();
-    let (run, rest) = pairs.split_at(len);
-    *pairs = rest;
-    run
+/// The pairs of one key: how many, and the first.
+#[derive(PartialEq, Eq)]
+struct Run {
+    count: u64,
+    first: Option<u128>,
+}
+
+impl Run {
+    /// Takes from the front of `pairs` those with `key`.
+    fn take(pairs: &mut Peekable<impl Iterator<Item = Result<u128, SortError>>>, key: u64) -> Result<Run, SortError> {
+        let mut run = Run { count: 0, first: None };
+        while let Some(pair) = pairs.next_if(|pair| pair.as_ref().is_ok_and(|pair| key_of(*pair) == key)) {
+            run.count += 1;
+            run.first.get_or_insert(pair?);
+        }
+        Ok(run)
+    }
+}
+
+/// The key of the pair in front.
+fn next_key(pairs: &mut Peekable<impl Iterator<Item = Result<u128, SortError>>>) -> Result<Option<u64>, SortError> {
+    match pairs.next_if(Result::is_err) {
+        Some(error) => error.map(|_| None),
+        None => Ok(pairs
+            .peek()
+            .and_then(|pair| pair.as_ref().ok())
+            .map(|pair| key_of(*pair))),
+    }
 }
 
 /// All rows of one id.

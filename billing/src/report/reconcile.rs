@@ -14,16 +14,17 @@ use uuid::Uuid;
 use super::corrections::{self, Corrections};
 use super::invoiced::Invoiced;
 use super::ledger::{Quarantine, Quarantined};
-use super::lines::{self, Line, Unrated};
+use super::lines::{Line, Rated, Rating, Unrated};
 use super::months::MonthCheck;
-use super::pairing::{IDS_MAX, Pairing, SHOWN_MAX};
+use super::pairing::Pairing;
 use super::sums::{Charge, Groups, Meters};
-use super::usage::{Sources, at_list};
+use super::usage::{Sources, note};
 use super::{Difference, ReportError, Table};
 use crate::contract::Contracts;
 use crate::money::{Currency, Money, MoneyError};
 use crate::price_book::PriceBook;
 use crate::sku::Meter;
+use crate::sorted::RUN_BYTES;
 
 /// How many requests each job was submitted with.
 pub type Expected = BTreeMap<(TenantId, JobId), u64>;
@@ -195,6 +196,54 @@ impl Reconciliation {
         }
     }
 
+    /// Rates both sides.
+    fn rate(
+        &mut self,
+        results: &Groups,
+        ledger: &Groups,
+        book: &PriceBook,
+        contracts: &Contracts,
+    ) -> Result<(), ReportError> {
+        let nothing = Invoiced::default();
+        let rating = Rating {
+            book,
+            contracts,
+            invoiced: &nothing,
+        };
+        let mut checks: BTreeMap<Currency, MoneyCheck> = BTreeMap::new();
+        let sides = rating.rated(results).map(|rated| (rated, false));
+        for (rated, is_ledger) in sides.chain(rating.rated(ledger).map(|rated| (rated, true))) {
+            let line = match rated? {
+                Rated::Line(line) => line,
+                Rated::Unrated(unrated) if is_ledger => {
+                    self.find(Finding::Unrated(unrated));
+                    continue;
+                }
+                Rated::Unrated(_) => continue,
+            };
+            note(
+                &mut self.at_list,
+                &line.tenant,
+                is_ledger && line.contract_version.is_none(),
+            );
+            let check = checks.entry(line.currency).or_insert_with_key(|currency| MoneyCheck {
+                currency: *currency,
+                rated_results: Money::ZERO,
+                rated: Money::ZERO,
+                rounding: Money::ZERO,
+                invoiced: Money::ZERO,
+            });
+            let added = match is_ledger {
+                true => check.add_ledger(&line),
+                false => check.add_result(&line),
+            };
+            let (tenant, period) = (line.tenant.to_string(), line.period);
+            added.map_err(|source| ReportError::Money { tenant, period, source })?;
+        }
+        self.money = checks.into_values().collect();
+        Ok(())
+    }
+
     fn find_sums(&mut self) {
         let mut sums = Vec::new();
         for check in &self.tenants {
@@ -245,12 +294,9 @@ pub fn reconcile(
         book,
         contracts,
     };
-    let paired = pairing.all(expected, IDS_MAX)?;
+    let paired = pairing.all(expected, RUN_BYTES)?;
     let explained = pairing.explain(&paired)?;
-    let corrections = corrections::check(events, paired.corrections, corrections::ROWS_MAX)?;
-    let nothing = Invoiced::default();
-    let of_results = lines::rated(&paired.groups, book, contracts, &nothing)?;
-    let of_ledger = lines::rated(&paired.ledger.groups, book, contracts, &nothing)?;
+    let corrections = corrections::check(events, paired.corrections, RUN_BYTES)?;
     let mut out = Reconciliation {
         results: paired.results,
         events: paired.events,
@@ -259,20 +305,17 @@ pub fn reconcile(
         closed: 0,
         months: Vec::new(),
         tenants: tenants(&paired.groups, &paired.ledger.groups)?,
-        money: money(&of_results.lines, &of_ledger.lines)?,
+        money: Vec::new(),
         // What is not shown counts all the same.
-        findings: (paired.faulty.len() - paired.faulty.len().min(SHOWN_MAX)) as u64 + corrections.more,
+        findings: paired.faulty - paired.shown.len() as u64 + corrections.more,
         shown: Vec::new(),
-        at_list: at_list(&of_ledger.lines),
+        at_list: BTreeSet::new(),
         sources: Sources::of(book, contracts),
     };
     explained.into_iter().for_each(|finding| out.find(finding));
     corrections.shown.into_iter().for_each(|finding| out.find(finding));
     out.find_quarantined(&paired.ledger.quarantine);
-    of_ledger
-        .unrated
-        .into_iter()
-        .for_each(|unrated| out.find(Finding::Unrated(unrated)));
+    out.rate(&paired.groups, &paired.ledger.groups, book, contracts)?;
     out.find_jobs(expected, &paired.of_job);
     out.find_sums();
     Ok(out)
@@ -280,53 +323,28 @@ pub fn reconcile(
 
 fn tenants(results: &Groups, ledger: &Groups) -> Result<Vec<TenantCheck>, ReportError> {
     let mut checks: BTreeMap<TenantId, TenantCheck> = BTreeMap::new();
-    for (side, groups) in [(0, results), (1, ledger)] {
-        for (group, meters) in groups
-            .iter()
-            .filter(|(group, _)| matches!(group.charge, Charge::Billable { .. }))
-        {
-            let empty = |tenant: &TenantId| TenantCheck {
-                tenant: tenant.clone(),
-                results: Meters::default(),
-                ledger: Meters::default(),
-            };
-            let check = checks.entry(group.tenant.clone()).or_insert_with_key(empty);
-            let sum = if side == 0 {
-                &mut check.results
-            } else {
-                &mut check.ledger
-            };
-            *sum = sum.plus(*meters).map_err(|column| ReportError::Quantity {
-                tenant: group.tenant.to_string(),
-                period: group.period.clone(),
-                column,
-            })?;
+    let sides = results.iter().map(|group| (group, false));
+    for (group, is_ledger) in sides.chain(ledger.iter().map(|group| (group, true))) {
+        let (group, meters) = group?;
+        if let Charge::Free { .. } = group.charge {
+            continue;
         }
-    }
-    Ok(checks.into_values().collect())
-}
-
-fn money(of_results: &[Line], of_ledger: &[Line]) -> Result<Vec<MoneyCheck>, ReportError> {
-    let mut checks: BTreeMap<Currency, MoneyCheck> = BTreeMap::new();
-    let sides = of_results
-        .iter()
-        .map(|line| (line, false))
-        .chain(of_ledger.iter().map(|line| (line, true)));
-    for (line, is_ledger) in sides {
-        let check = checks.entry(line.currency).or_insert_with_key(|currency| MoneyCheck {
-            currency: *currency,
-            rated_results: Money::ZERO,
-            rated: Money::ZERO,
-            rounding: Money::ZERO,
-            invoiced: Money::ZERO,
-        });
-        let added = if is_ledger {
-            check.add_ledger(line)
-        } else {
-            check.add_result(line)
+        let empty = |tenant: &TenantId| TenantCheck {
+            tenant: tenant.clone(),
+            results: Meters::default(),
+            ledger: Meters::default(),
         };
-        let (tenant, period) = (line.tenant.to_string(), line.period.clone());
-        added.map_err(|source| ReportError::Money { tenant, period, source })?;
+        let check = checks.entry(group.tenant.clone()).or_insert_with_key(empty);
+        let sum = if is_ledger {
+            &mut check.ledger
+        } else {
+            &mut check.results
+        };
+        *sum = sum.plus(meters).map_err(|column| ReportError::Quantity {
+            tenant: group.tenant.to_string(),
+            period: group.period.clone(),
+            column,
+        })?;
     }
     Ok(checks.into_values().collect())
 }

@@ -1,5 +1,7 @@
 //! A report as rows and typed columns, which every file format writes in its own way.
 
+use std::io;
+
 use jiff::Timestamp;
 use jiff::civil::Date;
 
@@ -52,8 +54,8 @@ pub struct Sheet<'a> {
     pub name: &'static str,
     /// Its columns.
     pub columns: &'a [Column],
-    /// Its rows, as wide as there are columns.
-    pub rows: Box<dyn Iterator<Item = Vec<Cell>> + 'a>,
+    /// Its rows, as wide as there are columns. The error is of what they are read from.
+    pub rows: Box<dyn Iterator<Item = io::Result<Vec<Cell>>> + 'a>,
 }
 
 impl Cell {

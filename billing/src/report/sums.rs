@@ -1,7 +1,7 @@
 //! Quantities, added up by what they are charged for.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::iter;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -9,15 +9,17 @@ use schemas::columns::ReadError;
 use schemas::ids::TenantId;
 use schemas::request::ServiceTier;
 use schemas::view::EventView;
+use serde::{Deserialize, Serialize};
 
 use super::ReportError;
 use crate::sku::Meter;
+use crate::sorted::{Sorted, Sorter};
 
-/// Most sums in one report; more would be neither read nor held.
-const GROUPS_MAX: usize = 3_000_000;
+/// What a sum takes in memory, about, with its names.
+const GROUP_BYTES: usize = 512;
 
 /// How much of each meter, in the order of [`Meter::ALL`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Meters(pub [i64; 4]);
 
 impl Meters {
@@ -58,7 +60,7 @@ pub struct By {
 }
 
 /// Which part of a line; none where the report does not tell.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Part {
     /// Which day, UTC.
     pub day: Option<Date>,
@@ -69,7 +71,7 @@ pub struct Part {
 }
 
 /// Why a row's quantity is charged as it is, or not at all.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Charge {
     /// At these versions.
     Billable {
@@ -85,7 +87,7 @@ pub(crate) enum Charge {
 }
 
 /// Rows of one tenant and period that are charged alike.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Group {
     pub(crate) tenant: TenantId,
     pub(crate) period: String,
@@ -93,18 +95,42 @@ pub(crate) struct Group {
     pub(crate) part: Part,
 }
 
+type Sold<'a> = (&'a str, &'a str, Option<(&'a str, (&'a str, ServiceTier))>);
+
 impl Group {
     /// Whether both are parts of one line.
     pub(crate) fn is_of_line(&self, other: &Group) -> bool {
         (&self.tenant, &self.period, &self.charge) == (&other.tenant, &other.period, &other.charge)
     }
 
-    fn of(row: &EventView<'_>, by: By) -> Result<Self, ReadError> {
+    /// Whose, when, and which model and tier for which currency; groups are in this order first.
+    pub(crate) fn sold(&self) -> Sold<'_> {
+        let sold = match &self.charge {
+            Charge::Billable {
+                currency,
+                model_id,
+                tier,
+                ..
+            } => Some((&**currency, (&**model_id, *tier))),
+            Charge::Free { .. } => None,
+        };
+        (self.tenant.as_str(), &self.period, sold)
+    }
+
+    /// Whether the lines of both may stand among one another.
+    pub(crate) fn is_sold_with(&self, other: &Group) -> bool {
+        self.sold() == other.sold()
+    }
+
+    pub(crate) fn of(row: &EventView<'_>, by: By) -> Result<Self, ReportError> {
         let tenant = row.tenant_id.parse::<TenantId>();
-        let tenant = tenant.map_err(|problem| ReadError::Value {
-            row: 0,
-            column: "tenant_id",
-            problem: format!("event {}: {problem}", row.event_id),
+        let tenant = tenant.map_err(|problem| ReportError::Row {
+            table: "billing_events",
+            source: ReadError::Value {
+                row: 0,
+                column: "tenant_id",
+                problem: format!("event {}: {problem}", row.event_id),
+            },
         })?;
         let charge = if row.billable {
             Charge::Billable {
@@ -133,73 +159,72 @@ impl Group {
     }
 }
 
-/// What all rows of each group add up to.
-pub(crate) type Groups = BTreeMap<Group, Meters>;
-
 /// Sums while rows are read. A group is made for its first row only; the others find it by its bytes.
-#[derive(Default)]
 pub(crate) struct Sums {
     by: By,
+    groups_max: usize,
     index: HashMap<Box<[u8]>, usize>,
-    groups: Vec<(Arc<Group>, Wide)>,
+    groups: Vec<Sum>,
     scratch: Vec<u8>,
+    kept: Sorter<Sum>,
 }
+
+/// A group, and some of what its rows add up to.
+pub(crate) type Sum = (Group, Wide);
 
 /// Wide enough for what is taken back again later.
 type Wide = [i128; 4];
 
 impl Sums {
-    pub(crate) fn by(by: By) -> Self {
-        Sums { by, ..Sums::default() }
-    }
-
-    /// The group of a row.
-    pub(crate) fn group(&mut self, row: &EventView<'_>) -> Result<Arc<Group>, ReportError> {
-        let index = self.index_of(row)?;
-        Ok(self.groups[index].0.clone())
+    /// Beyond about `run_bytes`, sums are kept on disk.
+    pub(crate) fn by(by: By, run_bytes: usize) -> Self {
+        Sums {
+            by,
+            groups_max: (run_bytes / GROUP_BYTES).max(1),
+            index: HashMap::new(),
+            groups: Vec::new(),
+            scratch: Vec::new(),
+            kept: Sorter::new(run_bytes),
+        }
     }
 
     /// Adds a row to its group.
     pub(crate) fn add(&mut self, row: &EventView<'_>) -> Result<(), ReportError> {
-        let index = self.index_of(row)?;
-        let sum = &mut self.groups[index].1;
-        for (sum, quantity) in sum.iter_mut().zip(Meters::of(row).0) {
+        self.scratch.clear();
+        write_key(row, self.by, &mut self.scratch);
+        let index = match self.index.get(self.scratch.as_slice()) {
+            Some(index) => *index,
+            None => {
+                if self.groups.len() >= self.groups_max {
+                    self.index.clear();
+                    self.groups = self.kept.keep(std::mem::take(&mut self.groups))?;
+                }
+                self.index.insert(self.scratch.as_slice().into(), self.groups.len());
+                self.groups.push((Group::of(row, self.by)?, Wide::default()));
+                self.groups.len() - 1
+            }
+        };
+        for (sum, quantity) in self.groups[index].1.iter_mut().zip(Meters::of(row).0) {
             *sum += i128::from(quantity);
         }
         Ok(())
     }
 
-    fn index_of(&mut self, row: &EventView<'_>) -> Result<usize, ReportError> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        write_key(row, self.by, &mut scratch);
-        let found = self.index.get(scratch.as_slice()).copied();
-        let index = match found {
-            Some(index) => index,
-            None => {
-                if self.groups.len() == GROUPS_MAX {
-                    return Err(ReportError::Groups { most: GROUPS_MAX });
-                }
-                let group = Group::of(row, self.by).map_err(|source| ReportError::Row {
-                    table: "billing_events",
-                    source,
-                })?;
-                self.groups.push((Arc::new(group), Wide::default()));
-                self.index.insert(scratch.as_slice().into(), self.groups.len() - 1);
-                self.groups.len() - 1
-            }
-        };
-        self.scratch = scratch;
-        Ok(index)
-    }
-
-    /// Adds what was summed up here.
-    pub(crate) fn add_to(self, totals: &mut Totals) {
-        drop(self.index);
-        for (group, sum) in self.groups {
-            totals.add(group, sum, 1);
+    /// Everything that was added.
+    pub(crate) fn finish(mut self) -> Result<Sorter<Sum>, ReportError> {
+        for sum in self.groups {
+            self.kept.push(sum)?;
         }
+        Ok(self.kept)
     }
+}
+
+/// So many `rows` that were added and do not count.
+pub(crate) fn taken_back(group: &Group, meters: Meters, rows: u32) -> Sum {
+    (
+        group.clone(),
+        meters.0.map(|meter| -i128::from(meter) * i128::from(rows)),
+    )
 }
 
 /// Bytes that differ where groups do: 0xFF, which no text holds, stands behind each text.
@@ -232,43 +257,43 @@ fn write_key(row: &EventView<'_>, by: By, key: &mut Vec<u8>) {
     }
 }
 
-/// The sums of all threads.
-#[derive(Default)]
-pub(crate) struct Totals(BTreeMap<Arc<Group>, Wide>);
+/// What all rows of each group add up to, in the order of groups.
+#[derive(Debug, Default)]
+pub(crate) struct Groups(Sorted<Sum>);
 
-impl Totals {
-    /// Adds `quantity` so many `times`.
-    fn add(&mut self, group: Arc<Group>, quantity: Wide, times: i128) {
-        let sum = self.0.entry(group).or_default();
-        for (sum, quantity) in sum.iter_mut().zip(quantity) {
-            *sum += quantity * times;
-        }
+impl Groups {
+    pub(crate) fn of(sums: impl IntoIterator<Item = Sorter<Sum>>) -> Self {
+        Groups(Sorted::of(sums))
     }
 
-    /// Takes rows back that were added before.
-    pub(crate) fn take_back(&mut self, group: &Arc<Group>, meters: Meters, rows: u32) {
-        self.add(group.clone(), meters.0.map(i128::from), -i128::from(rows));
-    }
-
-    /// The sums as they are charged.
-    pub(crate) fn finish(self) -> Result<Groups, ReportError> {
-        let narrow = |(group, sum): (Arc<Group>, Wide)| {
-            let mut meters = Meters::default();
-            for meter in Meter::ALL {
-                let quantity = i64::try_from(sum[meter as usize]).map_err(|_| ReportError::Quantity {
-                    tenant: group.tenant.to_string(),
-                    period: group.period.clone(),
-                    column: meter.column(),
-                })?;
-                meters.0[meter as usize] = quantity;
+    /// Each group once, as it is charged. What was taken back whole was never there.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Result<(Group, Meters), ReportError>> + '_ {
+        let mut sums = self.0.iter().peekable();
+        let mut whole = move || -> Option<Result<Sum, ReportError>> {
+            let (group, mut sum) = match sums.next()? {
+                Ok(first) => first,
+                Err(error) => return Some(Err(error.into())),
+            };
+            while let Some(Ok((_, more))) = sums.next_if(|next| next.as_ref().is_ok_and(|(next, _)| *next == group)) {
+                sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
             }
-            Ok((Arc::unwrap_or_clone(group), meters))
+            Some(Ok((group, sum)))
         };
-        // What was taken back whole was never there.
-        self.0
-            .into_iter()
-            .filter(|(_, sum)| *sum != Wide::default())
-            .map(narrow)
-            .collect()
+        let all = iter::from_fn(move || whole());
+        all.filter(|sum| !sum.as_ref().is_ok_and(|(_, sum)| *sum == Wide::default()))
+            .map(|sum| sum.and_then(narrow))
     }
+}
+
+fn narrow((group, sum): Sum) -> Result<(Group, Meters), ReportError> {
+    let mut meters = Meters::default();
+    for meter in Meter::ALL {
+        let quantity = i64::try_from(sum[meter as usize]).map_err(|_| ReportError::Quantity {
+            tenant: group.tenant.to_string(),
+            period: group.period.clone(),
+            column: meter.column(),
+        })?;
+        meters.0[meter as usize] = quantity;
+    }
+    Ok((group, meters))
 }

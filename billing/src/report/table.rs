@@ -16,9 +16,6 @@ pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch, BoxError>>>;
 
 /// A table, pinned at one version: every reading gives the same rows, in any order.
 pub trait Table: Sync {
-    /// How many rows there are. It bounds memory and changes no figure.
-    fn rows(&self) -> u64;
-
     /// How many pieces there are.
     fn pieces(&self) -> usize;
 
@@ -31,10 +28,6 @@ pub trait Table: Sync {
 pub struct InMemory(pub Vec<RecordBatch>);
 
 impl Table for InMemory {
-    fn rows(&self) -> u64 {
-        self.0.iter().map(|batch| batch.num_rows() as u64).sum()
-    }
-
     fn pieces(&self) -> usize {
         self.0.len()
     }
@@ -50,15 +43,16 @@ impl Table for InMemory {
 }
 
 /// Reads every piece, one thread a core; each thread folds its batches into a state of its own.
-pub(crate) fn fold<S: Default + Send>(
+pub(crate) fn fold<S: Send>(
     name: &'static str,
     table: &dyn Table,
     columns: &[&'static str],
+    new: impl Fn() -> S + Sync,
     step: impl Fn(&mut S, &RecordBatch) -> Result<(), ReportError> + Sync,
 ) -> Result<Vec<S>, ReportError> {
     let next = AtomicUsize::new(0);
     let reader = || {
-        let mut state = S::default();
+        let mut state = new();
         loop {
             let piece = next.fetch_add(1, Ordering::Relaxed);
             if piece >= table.pieces() {
@@ -78,26 +72,6 @@ pub(crate) fn fold<S: Default + Send>(
             .map(|state| state.unwrap_or_else(|panic| panic::resume_unwind(panic)))
             .collect()
     })
-}
-
-/// One of equally large sets that all ids fall into; a report holds the ids of one set at a time.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Window {
-    index: u64,
-    count: u64,
-}
-
-impl Window {
-    /// As many windows as keep each to about `ids_max` of `rows` ids.
-    pub(crate) fn over(rows: u64, ids_max: u64) -> impl Iterator<Item = Window> {
-        let count = rows.div_ceil(ids_max.max(1)).max(1);
-        (0..count).map(move |index| Window { index, count })
-    }
-
-    /// Whether ids with this [`key`] are in.
-    pub(crate) fn contains(self, key: u64) -> bool {
-        (u128::from(key) * u128::from(self.count)) >> 64 == u128::from(self.index)
-    }
 }
 
 /// Half of an id, by which ids are first told apart. Whatever rests on two keys being equal is looked at

@@ -6,15 +6,16 @@ use schemas::ids::TenantId;
 use schemas::view::EventView;
 
 use super::invoiced::Invoiced;
-use super::ledger::{self, IDS_MAX, Ledger, Quarantine};
-use super::lines::{Line, Rated, Unrated, rated};
-use super::sums::{By, Charge, Meters};
+use super::ledger::{self, Ledger, Quarantine};
+use super::lines::{Line, Rated, Rating, Unrated};
+use super::sums::{By, Charge, Group, Groups, Meters};
 use super::{ReportError, Table};
 use crate::contract::Contracts;
 use crate::money::{Currency, Money};
 use crate::period::Period;
 use crate::price_book::PriceBook;
 use crate::sku::Meter;
+use crate::sorted::RUN_BYTES;
 
 /// Which rows a report is about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,12 +74,14 @@ pub struct Sources {
     pub contracts: String,
 }
 
-/// The usage report.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UsageReport {
-    /// What was charged, line by line, in order of tenant, month, currency and SKU.
-    pub lines: Vec<Line>,
-    /// What that adds up to, in the same order.
+/// The usage report. Its lines are made as they are read ([`UsageReport::lines`]), however many there are.
+#[derive(Debug)]
+pub struct UsageReport<'a> {
+    groups: Groups,
+    rating: Rating<'a>,
+    /// How many lines it has.
+    pub line_count: usize,
+    /// What they add up to, in order of tenant, month and currency.
     pub totals: Vec<Total>,
     /// Tenants with charges under no contract.
     pub at_list: BTreeSet<TenantId>,
@@ -98,59 +101,81 @@ pub struct UsageReport {
 }
 
 /// Makes the report from `billing_events`; `invoiced` has what closed months billed of what `filter` takes.
-pub fn usage(
+pub fn usage<'a>(
     events: &dyn Table,
-    book: &PriceBook,
-    contracts: &Contracts,
-    invoiced: &Invoiced,
+    book: &'a PriceBook,
+    contracts: &'a Contracts,
+    invoiced: &'a Invoiced,
     filter: &Filter,
-) -> Result<UsageReport, ReportError> {
-    let ledger = ledger::read(events, IDS_MAX, filter.by, &|row| filter.takes(row))?;
-    from_ledger(ledger, filter.by, book, contracts, invoiced)
-}
-
-pub(crate) fn from_ledger(
-    ledger: Ledger,
-    by: By,
-    book: &PriceBook,
-    contracts: &Contracts,
-    invoiced: &Invoiced,
-) -> Result<UsageReport, ReportError> {
-    let Rated { lines, mut unrated } = rated(&ledger.groups, book, contracts, invoiced)?;
-    if let Some(Unrated { tenant, period, what }) = unrated.pop() {
-        return Err(ReportError::Terms {
-            tenant: tenant.to_string(),
-            period,
-            what,
-        });
-    }
-    let has_later = |line: &&Line| {
-        let contract = line
-            .contract_version
-            .as_ref()
-            .and_then(|name| contracts.version(line.tenant.as_str(), name));
-        contract.is_some_and(|contract| contract.minimum_per_month.is_some() || !contract.credits.is_empty())
+) -> Result<UsageReport<'a>, ReportError> {
+    let ledger = ledger::read(events, RUN_BYTES, filter.by, &|row| filter.takes(row))?;
+    let rating = Rating {
+        book,
+        contracts,
+        invoiced,
     };
-    Ok(UsageReport {
-        totals: totals(&ledger, &lines)?,
-        at_list: at_list(&lines),
-        settled_later: lines.iter().filter(has_later).map(|line| line.tenant.clone()).collect(),
-        lines,
-        events: ledger.events,
-        repeated: ledger.repeated,
-        quarantine: ledger.quarantine,
-        by,
-        sources: Sources::of(book, contracts),
-    })
+    UsageReport::new(ledger, filter.by, rating)
 }
 
-/// Tenants charged under no contract.
-pub(crate) fn at_list(lines: &[Line]) -> BTreeSet<TenantId> {
-    lines
-        .iter()
-        .filter(|line| line.contract_version.is_none())
-        .map(|line| line.tenant.clone())
-        .collect()
+impl<'a> UsageReport<'a> {
+    pub(crate) fn new(ledger: Ledger, by: By, rating: Rating<'a>) -> Result<Self, ReportError> {
+        let report = UsageReport {
+            groups: ledger.groups,
+            rating,
+            line_count: 0,
+            totals: Vec::new(),
+            at_list: BTreeSet::new(),
+            settled_later: BTreeSet::new(),
+            events: ledger.events,
+            repeated: ledger.repeated,
+            quarantine: ledger.quarantine,
+            by,
+            sources: Sources::of(rating.book, rating.contracts),
+        };
+        let mut totals = Totals::default();
+        for group in report.groups.iter() {
+            let (group, meters) = group?;
+            totals.count(&group, meters)?;
+        }
+        let (mut line_count, mut at_list, mut settled_later) = (0, BTreeSet::new(), BTreeSet::new());
+        for line in report.lines() {
+            let line = line?;
+            totals.add(&line)?;
+            line_count += 1;
+            note(&mut at_list, &line.tenant, line.contract_version.is_none());
+            let contract = line.contract_version.as_ref();
+            let contract = contract.and_then(|name| rating.contracts.version(line.tenant.as_str(), name));
+            let has_later =
+                contract.is_some_and(|contract| contract.minimum_per_month.is_some() || !contract.credits.is_empty());
+            note(&mut settled_later, &line.tenant, has_later);
+        }
+        Ok(UsageReport {
+            line_count,
+            totals: totals.finish(),
+            at_list,
+            settled_later,
+            ..report
+        })
+    }
+
+    /// What was charged, line by line, in order of tenant, month, currency and SKU.
+    pub fn lines(&self) -> impl Iterator<Item = Result<Line, ReportError>> + '_ {
+        self.rating.rated(&self.groups).map(|rated| match rated? {
+            Rated::Line(line) => Ok(line),
+            Rated::Unrated(Unrated { tenant, period, what }) => Err(ReportError::Terms {
+                tenant: tenant.to_string(),
+                period,
+                what,
+            }),
+        })
+    }
+}
+
+/// Adds the tenant, if it `is` one to be noted.
+pub(crate) fn note(tenants: &mut BTreeSet<TenantId>, tenant: &TenantId, is: bool) {
+    if is && !tenants.contains(tenant) {
+        tenants.insert(tenant.clone());
+    }
 }
 
 impl Sources {
@@ -167,17 +192,26 @@ impl Sources {
     }
 }
 
-fn totals(ledger: &Ledger, lines: &[Line]) -> Result<Vec<Total>, ReportError> {
-    let mut totals: BTreeMap<(TenantId, String, Option<Currency>), Total> = BTreeMap::new();
-    let mut free: BTreeMap<(TenantId, String), BTreeMap<String, i64>> = BTreeMap::new();
-    for (group, meters) in &ledger.groups {
-        let (tenant, period) = (group.tenant.clone(), group.period.clone());
+/// Totals while groups and lines are read.
+#[derive(Default)]
+struct Totals {
+    charged: BTreeMap<(TenantId, String, Option<Currency>), Total>,
+    free: BTreeMap<(TenantId, String), BTreeMap<String, i64>>,
+}
+
+impl Totals {
+    fn of(&mut self, tenant: &TenantId, period: &str, currency: Option<Currency>) -> &mut Total {
+        let key = (tenant.clone(), period.to_owned(), currency);
+        let total = self.charged.entry(key);
+        total.or_insert_with_key(|(tenant, period, currency)| Total::new(tenant.clone(), period.clone(), *currency))
+    }
+
+    fn count(&mut self, group: &Group, meters: Meters) -> Result<(), ReportError> {
+        let Group { tenant, period, .. } = group;
         match &group.charge {
             Charge::Billable { currency, .. } => {
-                let currency = currency.parse().ok();
-                let total = totals.entry((tenant.clone(), period.clone(), currency));
-                let total = total.or_insert_with(|| Total::new(tenant.clone(), period.clone(), currency));
-                let charged = total.charged.plus(*meters);
+                let total = self.of(tenant, period, currency.parse().ok());
+                let charged = total.charged.plus(meters);
                 total.charged = charged.map_err(|column| ReportError::Quantity {
                     tenant: tenant.to_string(),
                     period: period.clone(),
@@ -185,35 +219,36 @@ fn totals(ledger: &Ledger, lines: &[Line]) -> Result<Vec<Total>, ReportError> {
                 })?;
             }
             Charge::Free { reason } => {
-                let free = free.entry((tenant, period)).or_default();
-                *free.entry(reason.clone()).or_default() += meters.get(Meter::Requests);
+                let free = self.free.entry((tenant.clone(), period.clone())).or_default();
+                let requests = free.entry(reason.clone()).or_default();
+                *requests = requests.saturating_add(meters.get(Meter::Requests));
             }
         }
+        Ok(())
     }
-    for line in lines {
-        let key = (line.tenant.clone(), line.period.clone(), Some(line.currency));
-        let total = totals
-            .entry(key)
-            .or_insert_with_key(|(tenant, period, currency)| Total::new(tenant.clone(), period.clone(), *currency));
-        total.add(line)?;
+
+    fn add(&mut self, line: &Line) -> Result<(), ReportError> {
+        self.of(&line.tenant, &line.period, Some(line.currency)).add(line)
     }
-    for ((tenant, period), requests) in free {
-        // With several currencies in one month, the first carries the requests that cost nothing.
-        let charged = totals
-            .values_mut()
-            .find(|total| total.tenant == tenant && total.period == period);
-        match charged {
-            Some(total) => total.free_requests = requests,
-            None => {
-                let total = Total {
-                    free_requests: requests,
-                    ..Total::new(tenant.clone(), period.clone(), None)
-                };
-                totals.insert((tenant, period, None), total);
+
+    fn finish(mut self) -> Vec<Total> {
+        for ((tenant, period), requests) in self.free {
+            // With several currencies in one month, the first carries the requests that cost nothing.
+            let of_month = (tenant.clone(), period.clone(), None)..;
+            let charged = self.charged.range_mut(of_month).next().map(|(_, total)| total);
+            match charged.filter(|total| total.tenant == tenant && total.period == period) {
+                Some(total) => total.free_requests = requests,
+                None => {
+                    let total = Total {
+                        free_requests: requests,
+                        ..Total::new(tenant.clone(), period.clone(), None)
+                    };
+                    self.charged.insert((tenant, period, None), total);
+                }
             }
         }
+        self.charged.into_values().collect()
     }
-    Ok(totals.into_values().collect())
 }
 
 impl Total {

@@ -7,6 +7,8 @@ pub(crate) mod closing;
 use billing::contract::Contracts;
 use billing::event::usage_row;
 use billing::price_book::PriceBook;
+use billing::report::Line;
+use billing::report::usage::UsageReport;
 use schemas::billing::BillingRow;
 use schemas::ids::{Position, result_id};
 use schemas::request::{Endpoint, ServiceTier};
@@ -21,6 +23,15 @@ pub(crate) fn book() -> PriceBook {
 
 pub(crate) fn contracts() -> Contracts {
     Contracts::parse(CONTRACTS, "contracts.toml").unwrap()
+}
+
+/// What a report is made with lives as long as the report, and in a test for ever.
+pub(crate) fn kept<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}
+
+pub(crate) fn lines(report: &UsageReport<'_>) -> Vec<Line> {
+    report.lines().collect::<Result<_, _>>().unwrap()
 }
 
 /// Request `n` of one job of `tenant`: answered, with 61 input tokens, 16 of them cached, and 3 written.

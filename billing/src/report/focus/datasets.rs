@@ -80,7 +80,7 @@ pub fn invoice_details<'a>(issuer: &'a Issuer, numbers: &'a Numbers) -> Sheet<'a
     Sheet {
         name: "InvoiceDetail",
         columns: &INVOICE_DETAIL,
-        rows: Box::new(rows),
+        rows: Box::new(rows.map(Ok)),
     }
 }
 
@@ -207,7 +207,7 @@ pub fn billing_periods(open: impl IntoIterator<Item = Period>, issuer: &Issuer) 
     Sheet {
         name: "BillingPeriod",
         columns: &BILLING_PERIOD,
-        rows: Box::new(rows),
+        rows: Box::new(rows.map(Ok)),
     }
 }
 

@@ -58,6 +58,6 @@ pub fn cost_and_usage<'a>(
     Ok(Sheet {
         name: "CostAndUsage",
         columns: version.columns,
-        rows: Box::new(rows.into_iter().map(move |row| version.cells(&row, issuer))),
+        rows: Box::new(rows.into_iter().map(move |row| Ok(version.cells(&row, issuer)))),
     })
 }

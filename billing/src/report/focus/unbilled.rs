@@ -21,7 +21,7 @@ use crate::report::{Line, ReportError};
 #[derive(Debug, Clone, Copy)]
 pub struct Unbilled<'a> {
     /// What it has; must not tell parts of lines apart.
-    pub report: &'a UsageReport,
+    pub report: &'a UsageReport<'a>,
     /// What closed months billed of that.
     pub invoiced: &'a Invoiced,
     /// The last closed month; none if no month is.
@@ -102,14 +102,15 @@ impl Unbilled<'_> {
     /// By what invoices round together, price by price.
     fn rests(&self) -> Result<BTreeMap<Rounded, BTreeMap<Price, Rest>>, ReportError> {
         let mut rests: BTreeMap<Rounded, BTreeMap<Price, Rest>> = BTreeMap::new();
-        for line in &self.report.lines {
-            let rounded = Rounded::of(line).ok_or_else(|| ReportError::Period {
+        for line in self.report.lines() {
+            let line = line?;
+            let rounded = Rounded::of(&line).ok_or_else(|| ReportError::Period {
                 tenant: line.tenant.to_string(),
                 period: line.period.clone(),
             })?;
             let price = (line.price_version.clone(), line.contract_version.clone());
             let rest = rests.entry(rounded).or_default().entry(price).or_default();
-            rest.add(line).map_err(|source| ReportError::Money {
+            rest.add(&line).map_err(|source| ReportError::Money {
                 tenant: line.tenant.to_string(),
                 period: line.period.clone(),
                 source,

@@ -264,11 +264,11 @@ impl Facts<'_> {
             return Ok(Err(self.no_ledger(from)));
         }
         let mut sums = Sums::new();
-        for revenue in self.of(from..=self.month, split) {
+        for (revenue, amount) in self.of(from..=self.month, split) {
             // What has no region, a fee, is in no region's sum, and not in the total either.
             if let Some(name) = of(revenue) {
                 let sum = sums.entry(name.clone()).or_default();
-                *sum = sum.plus(revenue.amount)?;
+                *sum = sum.plus(amount)?;
             }
         }
         let largest = sums.values().max().copied().unwrap_or_default();
@@ -281,19 +281,18 @@ impl Facts<'_> {
             return Err(self.no_ledger(from));
         }
         let mut sums: BTreeMap<&str, i128> = BTreeMap::new();
-        for revenue in self.of(from..=self.month, split) {
+        for (revenue, amount) in self.of(from..=self.month, split) {
             if let Some(country) = &revenue.country {
                 let sum = sums.entry(country).or_default();
-                *sum = sum.saturating_add(revenue.amount.parts());
+                *sum = sum.saturating_add(amount.parts());
             }
         }
         Ok(sums.values().filter(|sum| **sum > 0).count() as i64)
     }
 
-    fn of<'a>(&'a self, months: RangeInclusive<i32>, split: &'a Split) -> impl Iterator<Item = &'a Revenue> {
-        self.revenue
-            .iter()
-            .filter(move |revenue| months.contains(&revenue.month) && split.takes(revenue))
+    fn of<'a>(&'a self, months: RangeInclusive<i32>, split: &'a Split) -> impl Iterator<Item = (&'a Revenue, Money)> {
+        let all = self.revenue.iter().map(|(revenue, amount)| (revenue, *amount));
+        all.filter(move |(revenue, _)| months.contains(&revenue.month) && split.takes(revenue))
     }
 
     /// Net revenue by customer; none if the ledger begins later.
@@ -302,9 +301,9 @@ impl Facts<'_> {
             return Ok(None);
         }
         let mut sums = Sums::new();
-        for revenue in self.of(months, split) {
+        for (revenue, amount) in self.of(months, split) {
             let sum = sums.entry(revenue.customer.clone()).or_default();
-            *sum = sum.plus(revenue.amount)?;
+            *sum = sum.plus(amount)?;
         }
         Ok(Some(sums))
     }

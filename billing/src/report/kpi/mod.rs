@@ -15,6 +15,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use sha2::{Digest, Sha256};
 
+use super::ReportError;
 use super::lines::Line;
 use super::sheet::{Cell, Column, Kind, Sheet, column};
 use super::usage::UsageReport;
@@ -32,6 +33,9 @@ pub enum KpiError {
     /// An amount cannot be shown in the currency asked for.
     #[error(transparent)]
     Fx(#[from] FxError),
+    /// The lines could not be read.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// A sum is out of range.
     #[error("the figures of {period} are out of range")]
     Money {
@@ -57,8 +61,8 @@ pub struct KpiReport {
     pub notes: Vec<(String, String)>,
 }
 
-/// One customer's revenue in one month and region.
-#[derive(Debug, Clone)]
+/// One customer's revenue in one month and region: of what an amount is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Revenue {
     month: i32,
     customer: String,
@@ -66,14 +70,13 @@ struct Revenue {
     country: Option<String>,
     partner: Option<String>,
     region: Option<String>,
-    amount: Money,
 }
 
 /// What the figures are made from.
 struct Facts<'a> {
     contracts: &'a Contracts,
     month: i32,
-    revenue: Vec<Revenue>,
+    revenue: BTreeMap<Revenue, Money>,
     /// What contracts charge every month, by month and contract, in the currency of the report.
     committed: BTreeMap<i32, Vec<(&'a Contract, Money)>>,
     /// First month of which the ledger was read.
@@ -84,7 +87,7 @@ struct Facts<'a> {
 /// The figures of `period`, from a usage report by region of it and of as many months before as there are,
 /// all tenants in it.
 pub fn kpi(
-    report: &UsageReport,
+    report: &UsageReport<'_>,
     period: Period,
     currency: Currency,
     contracts: &Contracts,
@@ -96,7 +99,7 @@ pub fn kpi(
     let mut facts = Facts {
         contracts,
         month,
-        revenue: Vec::new(),
+        revenue: BTreeMap::new(),
         committed: BTreeMap::new(),
         ledger_from: report
             .totals
@@ -114,16 +117,19 @@ pub fn kpi(
             problem: format!("amounts in {from} cannot be shown in {currency} without a file of rates; name one"),
         }),
     };
-    for line in &report.lines {
+    let notes = notes(report, month, rates, inputs);
+    let mut hash = Sha256::new();
+    for (name, value) in &notes {
+        hash.update(format!("{name}\u{1f}{value}\u{1e}"));
+    }
+    for line in report.lines() {
+        let line = line?;
+        digest(&line, &mut hash);
         let Some(of) = line.period.parse().ok().map(index).filter(|of| *of <= month) else {
             continue;
         };
-        facts.revenue.push(revenue(
-            line,
-            of,
-            contracts,
-            convert(line.contracted, line.currency, of)?,
-        ));
+        let amount = convert(line.contracted, line.currency, of)?;
+        facts.add(revenue(&line, of, contracts), amount).map_err(out_of_range)?;
     }
     for of in month - 14..=month {
         let moment = start(of + 1);
@@ -134,15 +140,16 @@ pub fn kpi(
             let committed = convert(recurring, contract.currency, of)?;
             facts.committed.entry(of).or_default().push((contract, committed));
             if fee != Money::ZERO && facts.ledger_from.is_some_and(|from| from <= of) {
-                facts.revenue.push(Revenue {
+                let revenue = Revenue {
                     month: of,
                     customer: contract.parent_account.clone(),
                     segment: Some(contract.segment),
                     country: Some(contract.country.clone()),
                     partner: contract.partner.clone(),
                     region: None,
-                    amount: convert(fee, contract.currency, of)?,
-                });
+                };
+                let amount = convert(fee, contract.currency, of)?;
+                facts.add(revenue, amount).map_err(out_of_range)?;
             }
         }
     }
@@ -150,18 +157,17 @@ pub fn kpi(
     for split in splits(&facts) {
         figures.extend(facts.figures(&split).map_err(out_of_range)?);
     }
-    let notes = notes(report, month, rates, inputs);
     Ok(KpiReport {
         period,
         currency,
         figures,
-        input_sha256: hash(&notes, report),
+        input_sha256: hex::encode(hash.finalize()),
         notes,
     })
 }
 
 /// What the figures rest on, for whoever checks them.
-fn notes(report: &UsageReport, month: i32, rates: Option<&Rates>, inputs: &Inputs) -> Vec<(String, String)> {
+fn notes(report: &UsageReport<'_>, month: i32, rates: Option<&Rates>, inputs: &Inputs) -> Vec<(String, String)> {
     let mut notes = super::render::notes(report);
     if let Some(rates) = rates {
         notes.push(("Exchange rates, source".to_owned(), rates.source.clone()));
@@ -172,7 +178,7 @@ fn notes(report: &UsageReport, month: i32, rates: Option<&Rates>, inputs: &Input
     notes
 }
 
-fn revenue(line: &Line, month: i32, contracts: &Contracts, amount: Money) -> Revenue {
+fn revenue(line: &Line, month: i32, contracts: &Contracts) -> Revenue {
     let contract = line
         .contract_version
         .as_ref()
@@ -184,7 +190,14 @@ fn revenue(line: &Line, month: i32, contracts: &Contracts, amount: Money) -> Rev
         country: contract.map(|contract| contract.country.clone()),
         partner: contract.and_then(|contract| contract.partner.clone()),
         region: line.part.region.clone(),
-        amount,
+    }
+}
+
+impl Facts<'_> {
+    fn add(&mut self, revenue: Revenue, amount: Money) -> Result<(), MoneyError> {
+        let sum = self.revenue.entry(revenue).or_default();
+        *sum = sum.plus(amount)?;
+        Ok(())
     }
 }
 
@@ -192,7 +205,7 @@ fn revenue(line: &Line, month: i32, contracts: &Contracts, amount: Money) -> Rev
 fn splits(facts: &Facts<'_>) -> Vec<Split> {
     let regions: BTreeSet<&String> = facts
         .revenue
-        .iter()
+        .keys()
         .filter_map(|revenue| revenue.region.as_ref())
         .collect();
     let partners: BTreeSet<&String> = facts
@@ -213,25 +226,18 @@ fn splits(facts: &Facts<'_>) -> Vec<Split> {
     splits
 }
 
-fn hash(notes: &[(String, String)], report: &UsageReport) -> String {
-    let mut hash = Sha256::new();
-    for (name, value) in notes {
-        hash.update(format!("{name}\u{1f}{value}\u{1e}"));
-    }
-    for line in &report.lines {
-        let (region, version) = (line.part.region.as_deref(), line.contract_version.as_deref());
-        let text = [
-            line.tenant.as_str(),
-            &line.period,
-            &line.sku.to_string(),
-            line.currency.code(),
-            region.unwrap_or_default(),
-            version.unwrap_or_default(),
-            &line.contracted.to_string(),
-        ];
-        hash.update(text.join("\u{1f}"));
-    }
-    hex::encode(hash.finalize())
+fn digest(line: &Line, hash: &mut Sha256) {
+    let (region, version) = (line.part.region.as_deref(), line.contract_version.as_deref());
+    let text = [
+        line.tenant.as_str(),
+        &line.period,
+        &line.sku.to_string(),
+        line.currency.code(),
+        region.unwrap_or_default(),
+        version.unwrap_or_default(),
+        &line.contracted.to_string(),
+    ];
+    hash.update(text.join("\u{1f}"));
 }
 
 fn holds_just_before(contract: &Contract, moment: jiff::Timestamp) -> bool {
@@ -294,7 +300,7 @@ pub fn kpi_sheet(report: &KpiReport) -> Sheet<'_> {
     Sheet {
         name: "Figures",
         columns: &COLUMNS,
-        rows: Box::new(rows),
+        rows: Box::new(rows.map(Ok)),
     }
 }
 

@@ -9,7 +9,7 @@ pub fn csv(sheet: Sheet<'_>, out: impl io::Write) -> csv::Result<()> {
     let mut csv = csv::Writer::from_writer(out);
     csv.write_record(sheet.columns.iter().map(|column| column.name))?;
     for row in sheet.rows {
-        csv.write_record(row.iter().map(text))?;
+        csv.write_record(row?.iter().map(text))?;
     }
     csv.flush().map_err(csv::Error::from)
 }

@@ -3,6 +3,7 @@
 mod chart;
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 
@@ -15,8 +16,9 @@ use crate::report::sums::Meters;
 use crate::report::usage::{Total, UsageReport};
 use crate::sku::Meter;
 
-/// What a line is counted under in a ranking.
-type NameOf = fn(&Line) -> String;
+/// By what billed amounts are ranked.
+const RANKED: [&str; 4] = ["By tenant", "By model", "By service tier", "By token class"];
+const MODEL: usize = 1;
 
 /// Rows of a ranking, the rest together in one more.
 const RANKED_MAX: usize = 8;
@@ -26,12 +28,48 @@ const TENANTS_MAX: usize = 200;
 const NAMED_MAX: usize = 20;
 
 /// Writes the page. `title` says what it is about, such as a month.
-pub fn html(report: &UsageReport, title: &str, mut out: impl io::Write) -> io::Result<()> {
+pub fn html(report: &UsageReport<'_>, title: &str, mut out: impl io::Write) -> io::Result<()> {
     let page = page(report, title).map_err(io::Error::other)?;
     out.write_all(page.as_bytes())
 }
 
-fn page(report: &UsageReport, title: &str) -> Result<String, MoneyError> {
+/// What the charts of one currency show.
+#[derive(Default)]
+struct Charts {
+    /// Billed amounts by name, in the order of [`RANKED`].
+    ranked: [BTreeMap<String, Money>; 4],
+    /// By day where the report tells days apart, else by month; and by model.
+    times: BTreeMap<String, BTreeMap<String, Money>>,
+}
+
+impl Charts {
+    fn add(&mut self, line: &Line) -> Result<(), MoneyError> {
+        let model = &line.sku.model_id;
+        let names = [
+            line.tenant.as_str(),
+            model,
+            line.sku.tier.as_str(),
+            &line.sku.meter.class().replace('_', " "),
+        ];
+        for (sums, name) in self.ranked.iter_mut().zip(names) {
+            add(sums, name, line.billed)?;
+        }
+        let time = line.part.day.map_or_else(|| line.period.clone(), |day| day.to_string());
+        add(self.times.entry(time).or_default(), model, line.billed)
+    }
+}
+
+fn add(sums: &mut BTreeMap<String, Money>, name: &str, amount: Money) -> Result<(), MoneyError> {
+    match sums.get_mut(name) {
+        Some(sum) => *sum = sum.plus(amount)?,
+        None => {
+            sums.insert(name.to_owned(), amount);
+        }
+    }
+    Ok(())
+}
+
+fn page(report: &UsageReport<'_>, title: &str) -> Result<String, Box<dyn Error + Send + Sync>> {
     let mut page = String::from("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
     let _ = write!(
         page,
@@ -41,14 +79,17 @@ fn page(report: &UsageReport, title: &str) -> Result<String, MoneyError> {
         include_str!("html/style.css"),
         counted(report.events, "event"),
     );
-    let mut currencies: Vec<Currency> = report.totals.iter().filter_map(|total| total.currency).collect();
-    currencies.sort_unstable();
-    currencies.dedup();
-    if currencies.is_empty() {
+    let currencies = report.totals.iter().filter_map(|total| total.currency);
+    let mut charts: BTreeMap<Currency, Charts> = currencies.map(|currency| (currency, Charts::default())).collect();
+    for line in report.lines() {
+        let line = line?;
+        charts.entry(line.currency).or_default().add(&line)?;
+    }
+    if charts.is_empty() {
         page.push_str("<h2>Nothing was charged</h2><p>No event of this report is billable.</p>");
     }
-    for currency in currencies {
-        page.push_str(&section(report, currency)?);
+    for (currency, charts) in charts {
+        page.push_str(&section(report, currency, &charts)?);
     }
     if report.quarantine.rows > 0 {
         let _ = write!(
@@ -66,8 +107,7 @@ fn page(report: &UsageReport, title: &str) -> Result<String, MoneyError> {
     Ok(page)
 }
 
-fn section(report: &UsageReport, currency: Currency) -> Result<String, MoneyError> {
-    let lines: Vec<&Line> = report.lines.iter().filter(|line| line.currency == currency).collect();
+fn section(report: &UsageReport<'_>, currency: Currency, charts: &Charts) -> Result<String, MoneyError> {
     let totals: Vec<&Total> = report
         .totals
         .iter()
@@ -99,15 +139,10 @@ fn section(report: &UsageReport, currency: Currency) -> Result<String, MoneyErro
     for (class, value, name) in tiles {
         let _ = write!(out, "<div class=\"{class}\"><b>{value}</b><span>{name}</span></div>");
     }
-    let _ = write!(out, "</div>{}<div class=\"pair\">", over_time(&lines, currency)?);
-    let rankings: [(&str, NameOf); 4] = [
-        ("By tenant", |line| line.tenant.to_string()),
-        ("By model", |line| line.sku.model_id.clone()),
-        ("By service tier", |line| line.sku.tier.as_str().to_owned()),
-        ("By token class", |line| line.sku.meter.class().replace('_', " ")),
-    ];
-    for (colour, (name, of)) in rankings.into_iter().enumerate() {
-        let rows = ranked(&lines, of, RANKED_MAX)?;
+    let daily = report.by.day;
+    let _ = write!(out, "</div>{}<div class=\"pair\">", over_time(charts, daily, currency)?);
+    for (colour, (name, sums)) in RANKED.into_iter().zip(&charts.ranked).enumerate() {
+        let rows = ranked(sums, RANKED_MAX)?;
         let _ = write!(
             out,
             "<div class=\"card\"><h3>{name}</h3>{}</div>",
@@ -118,22 +153,22 @@ fn section(report: &UsageReport, currency: Currency) -> Result<String, MoneyErro
     Ok(out)
 }
 
-/// By day where the report tells days apart, else by month.
-fn over_time(lines: &[&Line], currency: Currency) -> Result<String, MoneyError> {
-    let of_models = ranked(lines, |line| line.sku.model_id.clone(), COLOURS - 1)?;
+/// By day, or by month.
+fn over_time(charts: &Charts, daily: bool, currency: Currency) -> Result<String, MoneyError> {
+    let of_models = ranked(&charts.ranked[MODEL], COLOURS - 1)?;
     let place = |model: &str| {
         of_models
             .iter()
             .position(|(name, _)| name == model)
             .unwrap_or(of_models.len() - 1)
     };
-    let daily = lines.iter().any(|line| line.part.day.is_some());
-    let mut times: BTreeMap<String, Vec<Money>> = BTreeMap::new();
-    for line in lines {
-        let time = line.part.day.map_or_else(|| line.period.clone(), |day| day.to_string());
+    let mut times: BTreeMap<&str, Vec<Money>> = BTreeMap::new();
+    for (time, models) in &charts.times {
         let values = times.entry(time).or_insert_with(|| vec![Money::ZERO; of_models.len()]);
-        let value = &mut values[place(&line.sku.model_id)];
-        *value = value.plus(line.billed)?;
+        for (model, amount) in models {
+            let value = &mut values[place(model)];
+            *value = value.plus(*amount)?;
+        }
     }
     let series = of_models.iter().enumerate().map(|(index, (name, _))| Series {
         name: name.clone(),
@@ -141,12 +176,9 @@ fn over_time(lines: &[&Line], currency: Currency) -> Result<String, MoneyError> 
     });
     let names: Vec<String> = times
         .keys()
-        .map(|time| {
-            if daily {
-                time[8..].trim_start_matches('0').to_owned()
-            } else {
-                time.clone()
-            }
+        .map(|time| match time.get(8..).filter(|_| daily) {
+            Some(day) => day.trim_start_matches('0').to_owned(),
+            None => (*time).to_owned(),
         })
         .collect();
     Ok(format!(
@@ -156,14 +188,9 @@ fn over_time(lines: &[&Line], currency: Currency) -> Result<String, MoneyError> 
     ))
 }
 
-/// The largest sums of billed amounts by name; the others together in one more.
-fn ranked(lines: &[&Line], of: fn(&Line) -> String, most: usize) -> Result<Vec<(String, Money)>, MoneyError> {
-    let mut sums: BTreeMap<String, Money> = BTreeMap::new();
-    for line in lines {
-        let sum = sums.entry(of(line)).or_default();
-        *sum = sum.plus(line.billed)?;
-    }
-    let mut rows: Vec<_> = sums.into_iter().collect();
+/// The largest of the sums; the others together in one more.
+fn ranked(sums: &BTreeMap<String, Money>, most: usize) -> Result<Vec<(String, Money)>, MoneyError> {
+    let mut rows: Vec<_> = sums.iter().map(|(name, amount)| (name.clone(), *amount)).collect();
     rows.sort_by(|(a, amount_a), (b, amount_b)| amount_b.cmp(amount_a).then_with(|| a.cmp(b)));
     if rows.len() > most {
         let rest = rows.split_off(most);

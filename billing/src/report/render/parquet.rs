@@ -37,7 +37,7 @@ pub fn parquet(sheet: Sheet<'_>, notes: &[(String, String)], out: impl Write + S
     let mut writer = ArrowWriter::try_new(out, schema.clone(), Some(properties))?;
     let mut rows = sheet.rows.peekable();
     while rows.peek().is_some() {
-        let batch: Vec<_> = rows.by_ref().take(BATCH_ROWS).collect();
+        let batch: Vec<_> = rows.by_ref().take(BATCH_ROWS).collect::<Result<_, _>>()?;
         writer.write(&columns(&schema, &batch)?)?;
     }
     writer.close().map(drop)

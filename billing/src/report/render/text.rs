@@ -11,14 +11,17 @@ use crate::report::lines::Unrated;
 use crate::report::reconcile::{Finding, Reconciliation};
 use crate::report::sums::Meters;
 use crate::report::usage::{Sources, Total, UsageReport};
-use crate::report::{By, Corrections, MonthCheck};
+use crate::report::{By, Corrections, MonthCheck, ReportError};
 use crate::sku::Meter;
 
 /// Most rows of a table: nobody reads more on a terminal, and each is laid out in memory.
 const ROWS_MAX: usize = 5_000;
 
 /// The usage report for a terminal: lines, totals, and what to know about them.
-pub fn usage_table(report: &UsageReport) -> String {
+///
+/// # Errors
+/// See [`UsageReport::lines`].
+pub fn usage_table(report: &UsageReport<'_>) -> Result<String, ReportError> {
     let By { day, project, region } = report.by;
     let parts = [(day, "day"), (project, "project"), (region, "region")];
     let parts: Vec<_> = parts
@@ -31,7 +34,8 @@ pub fn usage_table(report: &UsageReport) -> String {
         &["quantity", "list", "contracted", "billed"],
         &["", "price"],
     );
-    for line in report.lines.iter().take(ROWS_MAX) {
+    for line in report.lines().take(ROWS_MAX) {
+        let line = line?;
         let mut row = texts([line.tenant.as_str(), &line.period]);
         row.extend(line.part.day.map(Cell::new));
         row.extend(line.part.project.iter().chain(&line.part.region).map(Cell::new));
@@ -43,7 +47,7 @@ pub fn usage_table(report: &UsageReport) -> String {
             line.contracted,
             &line.billed.to_minor(line.currency),
         ));
-        row.extend(texts([line.currency.code(), price_of(line)]));
+        row.extend(texts([line.currency.code(), price_of(&line)]));
         lines.add_row(row);
     }
     let mut totals = table(
@@ -64,14 +68,14 @@ pub fn usage_table(report: &UsageReport) -> String {
         totals.add_row(total_row(total));
     }
     let mut out = String::new();
-    if !report.lines.is_empty() {
-        let more = more(report.lines.len());
+    if report.line_count > 0 {
+        let more = more(report.line_count);
         let _ = writeln!(out, "Usage by tenant, month and SKU\n{lines}\n{more}");
     }
     let more = more(report.totals.len());
     let _ = writeln!(out, "Totals by tenant and month\n{totals}{more}");
     out.push_str(&usage_notes(report));
-    out
+    Ok(out)
 }
 
 /// What is said below a table that would have so many rows.
@@ -276,7 +280,7 @@ fn total_row(total: &Total) -> Vec<Cell> {
     row
 }
 
-fn usage_notes(report: &UsageReport) -> String {
+fn usage_notes(report: &UsageReport<'_>) -> String {
     let mut out = String::new();
     for total in report.totals.iter().filter(|total| !total.free_requests.is_empty()) {
         let reasons: Vec<_> = total

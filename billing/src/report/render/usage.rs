@@ -1,5 +1,7 @@
 //! The usage report as sheets: what was charged, and what that adds up to.
 
+use std::io;
+
 use crate::money::Money;
 use crate::report::lines::Line;
 use crate::report::sheet::{Cell, Column, Kind, Sheet, column};
@@ -42,18 +44,22 @@ const TOTALS: [Column; 11] = [
 ];
 
 /// The lines, and behind them the totals.
-pub fn usage_sheets(report: &UsageReport) -> [Sheet<'_>; 2] {
+pub fn usage_sheets<'a>(report: &'a UsageReport<'_>) -> [Sheet<'a>; 2] {
     let book = report.sources.price_book.as_str();
     [
         Sheet {
             name: "Usage",
             columns: &LINES,
-            rows: Box::new(report.lines.iter().map(|line| of_line(line, book))),
+            rows: Box::new(
+                report
+                    .lines()
+                    .map(|line| Ok(of_line(&line.map_err(io::Error::other)?, book))),
+            ),
         },
         Sheet {
             name: "Totals",
             columns: &TOTALS,
-            rows: Box::new(report.totals.iter().map(of_total)),
+            rows: Box::new(report.totals.iter().map(|total| Ok(of_total(total)))),
         },
     ]
 }
@@ -111,7 +117,7 @@ pub(super) fn price_of(line: &Line) -> &'static str {
 }
 
 /// What the report was made from, by name.
-pub fn notes(report: &UsageReport) -> Vec<(String, String)> {
+pub fn notes(report: &UsageReport<'_>) -> Vec<(String, String)> {
     let mut notes = sources(&report.sources);
     let names = |tenants: &mut dyn Iterator<Item = String>| tenants.collect::<Vec<_>>().join(", ");
     let mut note = |name: &str, value: String| notes.push((name.to_owned(), value));

@@ -59,7 +59,7 @@ pub fn xlsx(sheets: Vec<Sheet<'_>>, notes: &[(String, String)], out: impl Write 
             if last == ROWS_MAX {
                 return Err(WorkbookError::Rows);
             }
-            for (at, cell) in (0u16..).zip(&row) {
+            for (at, cell) in (0u16..).zip(&row.map_err(XlsxError::from)?) {
                 write(page, (last, at), cell, &formats)?;
             }
         }

@@ -1,7 +1,6 @@
 //! `bitnet report focus`: files of the FinOps Open Cost and Usage Specification.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use billing::period::Period;
 use billing::report::focus::{
@@ -125,8 +124,8 @@ impl Focus {
             period: self.month.filter(later).map(|month| month.to_string()),
             ..Filter::default()
         };
-        let invoiced = Arc::new(periods.invoiced(&filter).await?);
-        let report = usage_report(settings, filter, invoiced.clone()).await?;
+        let invoiced = periods.invoiced(&filter).await?;
+        let report = usage_report(settings, &filter, &prices, &invoiced).await?;
         let unbilled = Unbilled {
             report: &report,
             invoiced: &invoiced,

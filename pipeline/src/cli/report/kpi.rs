@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use billing::money::Currency;
 use billing::period::Period;
-use billing::report::By;
 use billing::report::kpi::{Inputs, KpiError, Rates, kpi, kpi_sheet, kpi_table};
 use billing::report::usage::Filter;
+use billing::report::{By, Invoiced};
 use clap::{Args, ValueEnum};
 
 use super::output::{RowFormat, Target};
@@ -70,7 +69,8 @@ impl Kpi {
             ..Filter::default()
         };
         // The figures are of contracted amounts, which no invoice changes.
-        let report = usage_report(settings, filter, Arc::default()).await?;
+        let nothing = Invoiced::default();
+        let report = usage_report(settings, &filter, &prices, &nothing).await?;
         let figures = kpi(
             &report,
             self.month,
@@ -79,7 +79,8 @@ impl Kpi {
             rates.as_ref(),
             &inputs,
         );
-        let figures = figures.map_err(|error| match &error {
+        let figures = figures.map_err(|error| match error {
+            KpiError::Report(error) => error.into(),
             KpiError::Fx(_) => Failure::new(Exit::BadInput, error).help("name a file of newer rates with --rates"),
             KpiError::Money { .. } => Failure::new(Exit::BadInput, error),
         })?;

@@ -122,7 +122,10 @@ impl From<ReportError> for Failure {
                 Exit::Usage,
                 "name the right files in billing.prices and billing.contracts",
             ),
-            ReportError::Groups { .. } => (Exit::Usage, "name --month or --tenant"),
+            ReportError::Sort(_) => (
+                Exit::Outage,
+                "the report is as large as the table; name --month or --tenant",
+            ),
             ReportError::Row { .. }
             | ReportError::Period { .. }
             | ReportError::Money { .. }

@@ -96,10 +96,6 @@ pub(super) struct Pieces<'a> {
 }
 
 impl billing::report::Table for Pieces<'_> {
-    fn rows(&self) -> u64 {
-        self.files.iter().map(|files| rows(files)).sum()
-    }
-
     fn pieces(&self) -> usize {
         self.files.len()
     }

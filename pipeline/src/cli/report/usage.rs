@@ -1,7 +1,6 @@
 //! `bitnet report usage`: what each tenant used and what that costs.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 
 use billing::report::usage::{Filter, UsageReport, usage};
 use billing::report::{By, Invoiced, render};
@@ -79,13 +78,14 @@ impl Usage {
                 day: asked(Part::Day) || one_month,
             },
         };
-        let report = billed_usage(settings, filter).await?;
+        let (prices, invoiced) = inputs(settings, &filter).await?;
+        let report = usage_report(settings, &filter, &prices, &invoiced).await?;
         let [lines, totals] = render::usage_sheets(&report);
         let notes = render::notes(&report);
         match self.format {
             Format::Table => self
                 .target
-                .text(|out| Ok(write!(out, "{}", render::usage_table(&report))?)),
+                .text(|out| Ok(write!(out, "{}", render::usage_table(&report)?)?)),
             Format::Csv => self.target.rows(lines, RowFormat::Csv, &notes),
             Format::Parquet => self.target.rows(lines, RowFormat::Parquet, &notes),
             Format::Xlsx => self
@@ -106,28 +106,29 @@ impl Usage {
 
 /// Everybody's usage, as a table on standard output.
 pub(in crate::cli) async fn print_usage(settings: &Settings) -> Result<(), Failure> {
-    let report = billed_usage(settings, Filter::default()).await?;
-    write!(io::stdout(), "{}", render::usage_table(&report))?;
+    let filter = Filter::default();
+    let (prices, invoiced) = inputs(settings, &filter).await?;
+    let report = usage_report(settings, &filter, &prices, &invoiced).await?;
+    write!(io::stdout(), "{}", render::usage_table(&report)?)?;
     Ok(())
 }
 
-async fn billed_usage(settings: &Settings, filter: Filter) -> Result<UsageReport, Failure> {
+async fn inputs(settings: &Settings, filter: &Filter) -> Result<(Prices, Invoiced), Failure> {
+    let prices = Prices::load(&settings.billing)?;
     let periods = Periods::new(Store::open(&settings.store.uri)?);
-    let invoiced = periods.invoiced(&filter).await?;
-    usage_report(settings, filter, Arc::new(invoiced)).await
+    let invoiced = periods.invoiced(filter).await?;
+    Ok((prices, invoiced))
 }
 
 /// Usage with what is billed of it; where nothing is `invoiced`, with what the next invoice would bill.
-pub(super) async fn usage_report(
+pub(super) async fn usage_report<'a>(
     settings: &Settings,
-    filter: Filter,
-    invoiced: Arc<Invoiced>,
-) -> Result<UsageReport, Failure> {
-    let prices = Prices::load(&settings.billing)?;
+    filter: &Filter,
+    prices: &'a Prices,
+    invoiced: &'a Invoiced,
+) -> Result<UsageReport<'a>, Failure> {
     let pinned = Pinned::open(settings).await?;
-    let report = tokio::task::spawn_blocking(move || {
-        let Prices { book, contracts, .. } = &prices;
-        usage(&pinned.events(), book, contracts, &invoiced, &filter)
-    });
-    Ok(report.await.map_err(internal)??)
+    let Prices { book, contracts, .. } = prices;
+    let report = tokio::task::block_in_place(|| usage(&pinned.events(), book, contracts, invoiced, filter));
+    Ok(report?)
 }
