@@ -1,10 +1,10 @@
 //! Picks the rows of the ledger that count: each event once, in the order of event ids.
 //!
-//! Ids are hashes, so equal ranges of them hold about equally many rows; one range is held at a time and
-//! sorted. The order says which units of a graduated price an event's tokens are, whatever order files and
-//! rows come in and however often a row was delivered.
+//! The order says which units of a graduated price an event's tokens are, whatever order files and rows come in
+//! and however often a row was delivered. Rows are sorted in a temporary file, so memory does not grow with them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::iter::Peekable;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use schemas::billing::EventKind;
@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::{CloseError, Rows};
 use crate::event::{is_hash, payload_digest};
 use crate::period::Period;
+use crate::sorted::{SortError, Sorted, Sorter};
 
 /// How many rows that do not count are listed; all are counted.
 const SHOWN_MAX: usize = 100;
@@ -41,7 +42,7 @@ pub(super) struct Terms {
 }
 
 /// One row of the ledger, without what closing does not need. Sorts by id, and of one id by which counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Event {
     pub(super) id: Uuid,
     /// Its `payload_hash` is not that of its fields.
@@ -88,55 +89,44 @@ pub struct Counts {
     pub quarantine: BTreeSet<Refused>,
 }
 
-/// A range of ids, both ends included.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Range {
-    from: u128,
-    to: u128,
-}
-
-impl Range {
-    /// Ranges, in rising order, of which each holds about `rows_max` of `rows` rows at most.
-    pub(super) fn split(rows: u64, rows_max: u64) -> impl Iterator<Item = Range> {
-        let parts = u128::from(rows.div_ceil(rows_max.max(1)).max(1));
-        let width = u128::MAX / parts;
-        (0..parts).map(move |part| Range {
-            from: part * width + u128::from(part > 0),
-            to: if part + 1 == parts {
-                u128::MAX
-            } else {
-                (part + 1) * width
-            },
-        })
-    }
-
-    fn contains(self, id: Uuid) -> bool {
-        (self.from..=self.to).contains(&id.as_u128())
-    }
-}
-
-/// The rows of one range, and the terms of all ranges so far.
-#[derive(Debug, Default)]
-pub(super) struct Held {
-    pub(super) terms: Vec<Terms>,
+/// The rows of a month while they are read.
+struct Reading {
+    period: Period,
+    terms: Vec<Terms>,
     /// Terms by their bytes, so that they are made for the first event only.
     index: HashMap<Box<[u8]>, u32>,
-    pub(super) events: Vec<Event>,
+    events: Sorter<Event>,
+    /// Ids of events of earlier months.
+    late: Sorter<Uuid>,
     scratch: Vec<u8>,
 }
 
+/// The rows of a month.
+pub(super) struct Held {
+    period: Period,
+    pub(super) terms: Vec<Terms>,
+    events: Sorted<Event>,
+    /// Id and `payload_hash` of events that are late here and that an earlier close counted.
+    booked: Sorted<(Uuid, String)>,
+}
+
 impl Held {
-    /// Reads the rows in `range`, sorts them and drops what does not count. `booked` gives `event_id` and
-    /// `payload_hash` of what earlier closes counted, and is read only if there are late rows.
+    /// Reads the rows. `booked` gives `event_id` and `payload_hash` of what earlier closes counted, and is read
+    /// only if there are late rows. Beyond about `run_bytes`, rows are on disk.
     pub(super) fn read(
-        &mut self,
-        range: Range,
         period: Period,
         ledger: &Rows<'_>,
         booked: &Rows<'_>,
-        counts: &mut Counts,
-    ) -> Result<(), CloseError> {
-        self.events.clear();
+        run_bytes: usize,
+    ) -> Result<Held, CloseError> {
+        let mut reading = Reading {
+            period,
+            terms: Vec::new(),
+            index: HashMap::new(),
+            events: Sorter::new(run_bytes),
+            late: Sorter::new(run_bytes),
+            scratch: Vec::new(),
+        };
         for batch in ledger() {
             let batch = batch.map_err(|source| CloseError::Io {
                 what: "billing_events",
@@ -148,22 +138,113 @@ impl Held {
             };
             let columns = EventColumns::of(&batch).map_err(failed)?;
             for row in 0..batch.num_rows() {
-                let event = columns.view(row).map_err(failed)?;
-                if range.contains(event.event_id) {
-                    self.take(&event, row, period)?;
+                reading.take(&columns.view(row).map_err(failed)?, row)?;
+            }
+        }
+        Ok(Held {
+            period,
+            terms: reading.terms,
+            events: Sorted::of([reading.events]),
+            booked: found(&Sorted::of([reading.late]), booked, run_bytes)?,
+        })
+    }
+
+    pub(super) fn terms_of(&self, event: &Event) -> &Terms {
+        &self.terms[event.terms as usize]
+    }
+
+    /// Hands over the events that count, in the order of their ids: of the rows of one id the first, if its hash is
+    /// true and no earlier close counted it.
+    pub(super) fn settle(&self, mut take: impl FnMut(Event) -> Result<(), CloseError>) -> Result<Counts, CloseError> {
+        let mut counts = Counts::default();
+        let mut booked = self.booked.iter().peekable();
+        let mut last: Option<Event> = None;
+        for event in self.events.iter() {
+            let event = event?;
+            counts.rows += 1;
+            let before = last.filter(|last| last.id == event.id);
+            let counted = match before {
+                Some(last) => Some(hex::encode(last.hash)),
+                None => hash_of(&mut booked, event.id)?,
+            };
+            let same_result = before.is_none_or(|last| last.result_id == event.result_id);
+            match counted {
+                _ if event.belied => {
+                    self.refuse(&event, "its payload_hash is not that of its fields", &mut counts);
+                }
+                None => {
+                    counts.events += 1;
+                    counts.late += u64::from(self.terms_of(&event).period < self.period);
+                    last = Some(event);
+                    take(event)?;
+                }
+                Some(hash) if hash == hex::encode(event.hash) && same_result => counts.repeated += 1,
+                Some(_) => {
+                    let reason = "another row of this event, with other fields or of another result, came before";
+                    self.refuse(&event, reason, &mut counts);
                 }
             }
         }
-        counts.rows += self.events.len() as u64;
-        self.events.sort_unstable();
-        let booked = self.booked(period, booked)?;
-        self.settle(&booked, period, counts);
-        Ok(())
+        Ok(counts)
     }
 
-    fn take(&mut self, event: &EventView<'_>, row: usize, period: Period) -> Result<(), CloseError> {
+    fn refuse(&self, event: &Event, reason: &str, counts: &mut Counts) {
+        counts.quarantined += 1;
+        counts.quarantine.insert(Refused {
+            event_id: event.id,
+            result_id: event.result_id,
+            tenant_id: self.terms_of(event).tenant.clone(),
+            reason: reason.to_owned(),
+        });
+        if counts.quarantine.len() > SHOWN_MAX {
+            counts.quarantine.pop_last();
+        }
+    }
+}
+
+/// The payload with which an earlier close counted each of the ids.
+fn found(late: &Sorted<Uuid>, booked: &Rows<'_>, run_bytes: usize) -> Result<Sorted<(Uuid, String)>, CloseError> {
+    let what = "the rated rows of an earlier month";
+    let mut found = Sorter::new(run_bytes);
+    let mut late = late.iter().peekable();
+    while late.peek().is_some() {
+        let some = late.by_ref().take((run_bytes / size_of::<Uuid>()).max(1));
+        let some: Vec<Uuid> = some.collect::<Result<_, _>>()?;
+        for batch in booked() {
+            let batch = batch.map_err(|source| CloseError::Io { what, source })?;
+            let (ids, hashes) = (text(&batch, "event_id"), text(&batch, "payload_hash"));
+            let columns = ids.and_then(|ids| Ok((ids, hashes?)));
+            let (ids, hashes) = columns.map_err(|source| CloseError::Row { what, source })?;
+            for (id, hash) in ids.iter().zip(hashes) {
+                let id = id.and_then(|id| id.parse::<Uuid>().ok());
+                if let Some(id) = id.filter(|id| some.binary_search(id).is_ok()) {
+                    found.push((id, hash.unwrap_or_default().to_owned()))?;
+                }
+            }
+        }
+    }
+    Ok(Sorted::of([found]))
+}
+
+/// The hash that goes with an id, where ids only rise.
+fn hash_of(
+    booked: &mut Peekable<impl Iterator<Item = Result<(Uuid, String), SortError>>>,
+    id: Uuid,
+) -> Result<Option<String>, SortError> {
+    while let Some(passed) = booked.next_if(|next| !next.as_ref().is_ok_and(|(next, _)| *next >= id)) {
+        passed?;
+    }
+    let next = booked.peek().and_then(|next| next.as_ref().ok());
+    Ok(next.filter(|(next, _)| *next == id).map(|(_, hash)| hash.clone()))
+}
+
+impl Reading {
+    fn take(&mut self, event: &EventView<'_>, row: usize) -> Result<(), CloseError> {
         let hash = payload_digest(event, &mut self.scratch);
-        let terms = self.intern(event, row, period)?;
+        let terms = self.intern(event, row)?;
+        if self.terms[terms as usize].period < self.period {
+            self.late.push(event.event_id)?;
+        }
         self.events.push(Event {
             id: event.event_id,
             belied: !is_hash(event.payload_hash, &hash),
@@ -183,91 +264,19 @@ impl Held {
                 .position(|kind| *kind == event.event_kind)
                 .unwrap_or(0) as u8,
             corrects: event.corrects_event_id,
-        });
+        })?;
         Ok(())
     }
 
-    fn intern(&mut self, event: &EventView<'_>, row: usize, period: Period) -> Result<u32, CloseError> {
+    fn intern(&mut self, event: &EventView<'_>, row: usize) -> Result<u32, CloseError> {
         write_key(event, &mut self.scratch);
         if let Some(index) = self.index.get(self.scratch.as_slice()) {
             return Ok(*index);
         }
         let index = self.terms.len() as u32;
-        self.terms.push(Terms::of(event, row, period)?);
+        self.terms.push(Terms::of(event, row, self.period)?);
         self.index.insert(self.scratch.as_slice().into(), index);
         Ok(index)
-    }
-
-    pub(super) fn terms_of(&self, event: &Event) -> &Terms {
-        &self.terms[event.terms as usize]
-    }
-
-    /// The payload with which an earlier close counted an id that is late here.
-    fn booked(&self, period: Period, booked: &Rows<'_>) -> Result<HashMap<Uuid, String>, CloseError> {
-        let late = self.events.iter().filter(|event| self.terms_of(event).period < period);
-        let late: BTreeSet<Uuid> = late.map(|event| event.id).collect();
-        let mut found = HashMap::new();
-        if late.is_empty() {
-            return Ok(found);
-        }
-        for batch in booked() {
-            let what = "the rated rows of an earlier month";
-            let batch = batch.map_err(|source| CloseError::Io { what, source })?;
-            let (ids, hashes) = (text(&batch, "event_id"), text(&batch, "payload_hash"));
-            let columns = ids.and_then(|ids| Ok((ids, hashes?)));
-            let (ids, hashes) = columns.map_err(|source| CloseError::Row { what, source })?;
-            for (id, hash) in ids.iter().zip(hashes) {
-                if let Some(id) = id.and_then(|id| id.parse().ok()).filter(|id| late.contains(id)) {
-                    found.insert(id, hash.unwrap_or_default().to_owned());
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// Of the rows of one id the first counts, if its hash is true and no earlier close counted it.
-    fn settle(&mut self, booked: &HashMap<Uuid, String>, period: Period, counts: &mut Counts) {
-        let events = std::mem::take(&mut self.events);
-        let mut kept: Vec<Event> = Vec::with_capacity(events.len());
-        for event in events {
-            let last = kept
-                .last()
-                .filter(|last| last.id == event.id)
-                .map(|last| hex::encode(last.hash));
-            let counted = last.as_ref().or_else(|| booked.get(&event.id));
-            let same_result = kept
-                .last()
-                .is_none_or(|last| last.id != event.id || last.result_id == event.result_id);
-            match counted {
-                _ if event.belied => {
-                    self.refuse(&event, "its payload_hash is not that of its fields", counts);
-                }
-                None => {
-                    counts.events += 1;
-                    counts.late += u64::from(self.terms_of(&event).period < period);
-                    kept.push(event);
-                }
-                Some(hash) if *hash == hex::encode(event.hash) && same_result => counts.repeated += 1,
-                Some(_) => {
-                    let reason = "another row of this event, with other fields or of another result, came before";
-                    self.refuse(&event, reason, counts);
-                }
-            }
-        }
-        self.events = kept;
-    }
-
-    fn refuse(&self, event: &Event, reason: &str, counts: &mut Counts) {
-        counts.quarantined += 1;
-        counts.quarantine.insert(Refused {
-            event_id: event.id,
-            result_id: event.result_id,
-            tenant_id: self.terms_of(event).tenant.clone(),
-            reason: reason.to_owned(),
-        });
-        if counts.quarantine.len() > SHOWN_MAX {
-            counts.quarantine.pop_last();
-        }
     }
 }
 
@@ -340,4 +349,54 @@ fn text<'a>(batch: &'a RecordBatch, column: &'static str) -> Result<&'a arrow::a
         found: array.data_type().clone(),
         expected: arrow::datatypes::DataType::Utf8,
     })
+}
+
+#[cfg(test)]
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+#[cfg(test)]
+mod tests {
+    use schemas::billing::{BillingRow, to_batch};
+
+    use super::common::closing::{event, period};
+    use super::*;
+    use crate::close::Batches;
+
+    fn settled(ledger: &[BillingRow], booked: &RecordBatch, run_bytes: usize) -> (Vec<Uuid>, Counts) {
+        let batches = || -> Batches<'_> { Box::new(ledger.chunks(7).map(|rows| Ok(to_batch(rows).unwrap()))) };
+        let earlier = || -> Batches<'_> { Box::new([Ok(booked.clone())].into_iter()) };
+        let held = Held::read(period("2026-11"), &batches, &earlier, run_bytes).unwrap();
+        let mut ids = Vec::new();
+        let counts = held.settle(|event| {
+            ids.push(event.id);
+            Ok(())
+        });
+        (ids, counts.unwrap())
+    }
+
+    #[test]
+    fn little_memory_settles_the_same_events() {
+        let of = |month: &str, n| event("acme", n, month, "debian-sections", [n, 0, 0]);
+        let mut rows: Vec<_> = (0..20)
+            .map(|n| of("2026-11", n))
+            .chain((20..30).map(|n| of("2026-10", n)))
+            .collect();
+        let booked = to_batch(&rows[20..25]).unwrap();
+        // Of one that was booked comes another payload, and two rows of this month come again.
+        rows[22].output_tokens = 5;
+        rows[22].payload_hash = crate::event::payload_hash(&rows[22]);
+        rows.extend([rows[3].clone(), rows[3].clone(), rows[11].clone()]);
+        let (ids, counts) = settled(&rows, &booked, 1 << 20);
+        assert!(ids.is_sorted());
+        assert_eq!((ids.len(), counts.rows, counts.events, counts.late), (25, 33, 25, 5));
+        assert_eq!((counts.repeated, counts.quarantined), (7, 1));
+        for run_bytes in [0, 16, 300, 3_000] {
+            assert_eq!(
+                settled(&rows, &booked, run_bytes),
+                (ids.clone(), counts.clone()),
+                "{run_bytes}"
+            );
+        }
+    }
 }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::money::MoneyError;
 use crate::period::Period;
+use crate::sorted::SortError;
 
 /// Why a batch could not be had or kept.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -45,6 +46,9 @@ pub enum CloseError {
         /// Why.
         source: ReadError,
     },
+    /// There was no room for what had to be sorted.
+    #[error(transparent)]
+    Sort(#[from] SortError),
     /// Rated rows do not fit their columns.
     #[error("cannot make a batch of rated rows")]
     Batch(#[from] WriteError),

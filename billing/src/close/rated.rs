@@ -16,7 +16,7 @@ use schemas::columns::WriteError;
 use schemas::ids::TenantId;
 use schemas::request::ServiceTier;
 
-use super::events::{Event, Held, Range, Terms};
+use super::events::{Event, Held, Terms};
 use super::{BoxError, CloseError, Rows};
 use crate::contract::Contracts;
 use crate::money::{Currency, Money, MoneyError, OUT_OF_RANGE};
@@ -24,11 +24,9 @@ use crate::period::Period;
 use crate::price_book::PriceBook;
 use crate::rate::{PricePoint, rate};
 use crate::sku::{Meter, Sku};
+use crate::sorted::RUN_BYTES;
 
 pub use super::events::{Counts, Refused};
-
-/// Rows of the ledger held at a time.
-const ROWS_MAX: u64 = 1_000_000;
 
 /// Rows in one batch of rated rows.
 const BATCH_ROWS: usize = 16_384;
@@ -76,8 +74,6 @@ pub struct Inputs<'a> {
     pub period: Period,
     /// Rows of `billing_events` of this month and earlier ones that no earlier close has read.
     pub ledger: &'a Rows<'a>,
-    /// How many rows that are, about.
-    pub rows: u64,
     /// The rated rows of earlier closes; `event_id` and `payload_hash` will do.
     pub earlier: &'a Rows<'a>,
     /// What earlier closes charged.
@@ -97,22 +93,28 @@ pub fn rate_month(
     inputs: &Inputs<'_>,
     mut keep: impl FnMut(RecordBatch) -> Result<(), BoxError>,
 ) -> Result<(Vec<Charge>, Counts), CloseError> {
-    let mut held = Held::default();
-    let mut counts = Counts::default();
+    let held = Held::read(inputs.period, inputs.ledger, inputs.earlier, RUN_BYTES)?;
     let mut prices = Prices::default();
-    for range in Range::split(inputs.rows, ROWS_MAX) {
-        held.read(range, inputs.period, inputs.ledger, inputs.earlier, &mut counts)?;
-        for events in held.events.chunks(BATCH_ROWS) {
-            let mut rated = Vec::with_capacity(events.len());
-            for event in events {
-                rated.push(prices.rated(event, &held, inputs)?);
-            }
-            let batch = batch(events, &rated, &held, inputs.period)?;
-            keep(batch).map_err(|source| CloseError::Io {
-                what: "rated rows",
-                source,
-            })?;
+    let (mut events, mut rated) = (Vec::new(), Vec::new());
+    let mut keep_all = |events: &mut Vec<Event>, rated: &mut Vec<Amounts>| {
+        let batch = batch(events, rated, &held, inputs.period)?;
+        events.clear();
+        rated.clear();
+        keep(batch).map_err(|source| CloseError::Io {
+            what: "rated rows",
+            source,
+        })
+    };
+    let counts = held.settle(|event| {
+        rated.push(prices.rated(&event, &held, inputs)?);
+        events.push(event);
+        match events.len() {
+            BATCH_ROWS => keep_all(&mut events, &mut rated),
+            _ => Ok(()),
         }
+    })?;
+    if !events.is_empty() {
+        keep_all(&mut events, &mut rated)?;
     }
     Ok((prices.charges()?, counts))
 }

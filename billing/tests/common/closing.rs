@@ -72,7 +72,6 @@ pub(crate) fn try_close_with(
     let inputs = Inputs {
         period: period(month),
         ledger: &|| open(&batches),
-        rows: rows.len() as u64,
         earlier: &|| open(earlier),
         booked,
         book,

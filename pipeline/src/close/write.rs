@@ -103,16 +103,9 @@ impl Periods {
     ) -> Result<(Vec<Charge>, Counts, T), PeriodError> {
         let period = lock.period;
         let ledger = Ledger::open(&self.store, lock).await?;
-        let rows = lock
-            .zones
-            .values()
-            .flat_map(|zone| &zone.files)
-            .map(|file| file.rows)
-            .sum();
         let inputs = Inputs {
             period,
             ledger: &|| ledger.rows(),
-            rows,
             earlier: &|| before.rated.rows(&["event_id", "payload_hash"]),
             booked: &before.booked,
             book: &prices.book,
