@@ -58,6 +58,8 @@ pub struct LedgerFile {
     pub usage_period: String,
     /// Length in bytes.
     pub size: u64,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
     /// Rows in it.
     pub rows: u64,
 }

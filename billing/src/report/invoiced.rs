@@ -1,18 +1,21 @@
 //! What invoices of closed months bill of each month's use, so that a report calls billed what they do.
 
-use std::collections::BTreeMap;
+use std::iter;
 
 use schemas::ids::TenantId;
+use serde::{Deserialize, Serialize};
 
+use super::ReportError;
 use super::lines::Line;
 use super::usage::Filter;
 use crate::invoice::{Invoice, RatedPart};
 use crate::money::{Currency, Money, MoneyError};
 use crate::period::Period;
 use crate::sku::Sku;
+use crate::sorted::{RUN_BYTES, SortError, Sorted, Sorter};
 
 /// What an invoice rounds together: one SKU of one tenant in one month of use.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Rounded {
     pub(crate) tenant: TenantId,
     pub(crate) period: Period,
@@ -21,7 +24,7 @@ pub(crate) struct Rounded {
 }
 
 /// What was billed of it, by however many invoices.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub(crate) struct Bill {
     /// Exact.
     pub(crate) contracted: Money,
@@ -32,7 +35,7 @@ pub(crate) struct Bill {
 }
 
 /// What was billed at one price.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Sold {
     pub(crate) price_version: String,
     pub(crate) contract_version: Option<String>,
@@ -41,16 +44,28 @@ pub(crate) struct Sold {
     pub(crate) contracted: Money,
 }
 
-/// The bills of closed months.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Invoiced(BTreeMap<Rounded, Bill>);
+/// What one line of the invoices of a month bills.
+type Billed = (Rounded, Period, Bill);
 
-impl Invoiced {
+/// Takes invoices of closed months.
+pub struct Invoices(Sorter<Billed>);
+
+/// The bills of closed months.
+#[derive(Debug, Default)]
+pub struct Invoiced(Sorted<Billed>);
+
+impl Default for Invoices {
+    fn default() -> Self {
+        Invoices(Sorter::new(RUN_BYTES))
+    }
+}
+
+impl Invoices {
     /// Adds the lines of `invoice` that `filter` is about.
     ///
     /// # Errors
-    /// When a sum is out of range.
-    pub fn add(&mut self, invoice: &Invoice, filter: &Filter) -> Result<(), MoneyError> {
+    /// When there is no room to sort them.
+    pub fn add(&mut self, invoice: &Invoice, filter: &Filter) -> Result<(), SortError> {
         for line in &invoice.lines {
             let Some(sku) = line
                 .sku
@@ -65,20 +80,42 @@ impl Invoiced {
                 currency: invoice.currency,
                 sku: sku.clone(),
             };
-            let bill = self.0.entry(rounded).or_default();
-            bill.contracted = bill.contracted.plus(line.contracted)?;
-            bill.amount = bill.amount.plus(line.amount)?;
-            line.rated.iter().try_for_each(|part| bill.sell(part))?;
+            let bill = Bill {
+                contracted: line.contracted,
+                amount: line.amount,
+                at: line.rated.iter().map(Sold::of).collect(),
+            };
+            self.0.push((rounded, invoice.period, bill))?;
         }
         Ok(())
     }
 
-    pub(crate) fn get(&self, rounded: &Rounded) -> Option<&Bill> {
-        self.0.get(rounded)
+    /// What all of them bill.
+    pub fn finish(self) -> Invoiced {
+        Invoiced(Sorted::of([self.0]))
     }
+}
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Rounded, &Bill)> {
-        self.0.iter()
+impl Invoiced {
+    /// What all invoices together bill of each, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Result<(Rounded, Bill), ReportError>> + '_ {
+        let mut lines = self.0.iter().peekable();
+        iter::from_fn(move || {
+            let (rounded, _, mut bill) = match lines.next()? {
+                Ok(first) => first,
+                Err(error) => return Some(Err(error.into())),
+            };
+            while let Some(Ok((_, _, more))) = lines.next_if(|next| next.as_ref().is_ok_and(|next| next.0 == rounded)) {
+                if let Err(source) = bill.add(more) {
+                    return Some(Err(ReportError::Money {
+                        tenant: rounded.tenant.to_string(),
+                        period: rounded.period.to_string(),
+                        source,
+                    }));
+                }
+            }
+            Some(Ok((rounded, bill)))
+        })
     }
 }
 
@@ -100,24 +137,36 @@ impl Rounded {
     }
 }
 
+impl Sold {
+    fn of(part: &RatedPart) -> Self {
+        Sold {
+            price_version: part.price_version.clone(),
+            contract_version: part.contract_version.clone(),
+            quantity: part.quantity,
+            list: part.list,
+            contracted: part.contracted,
+        }
+    }
+}
+
 impl Bill {
-    fn sell(&mut self, part: &RatedPart) -> Result<(), MoneyError> {
+    fn add(&mut self, more: Bill) -> Result<(), MoneyError> {
+        self.contracted = self.contracted.plus(more.contracted)?;
+        self.amount = self.amount.plus(more.amount)?;
+        more.at.into_iter().try_for_each(|sold| self.sell(sold))
+    }
+
+    fn sell(&mut self, more: Sold) -> Result<(), MoneyError> {
         let is_at = |sold: &&mut Sold| {
-            sold.price_version == part.price_version && sold.contract_version == part.contract_version
+            sold.price_version == more.price_version && sold.contract_version == more.contract_version
         };
         let Some(sold) = self.at.iter_mut().find(is_at) else {
-            self.at.push(Sold {
-                price_version: part.price_version.clone(),
-                contract_version: part.contract_version.clone(),
-                quantity: part.quantity,
-                list: part.list,
-                contracted: part.contracted,
-            });
+            self.at.push(more);
             return Ok(());
         };
-        sold.quantity = sold.quantity.saturating_add(part.quantity);
-        sold.list = sold.list.plus(part.list)?;
-        sold.contracted = sold.contracted.plus(part.contracted)?;
+        sold.quantity = sold.quantity.saturating_add(more.quantity);
+        sold.list = sold.list.plus(more.list)?;
+        sold.contracted = sold.contracted.plus(more.contracted)?;
         Ok(())
     }
 

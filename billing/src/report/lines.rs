@@ -8,7 +8,7 @@ use schemas::request::ServiceTier;
 
 use super::ReportError;
 use super::invoiced::{Bill, Invoiced, Rounded};
-use super::sums::{Charge, Group, Groups, Meters, Part};
+use super::sums::{Charge, Group, Groups, Meters, Part, Sold};
 use crate::contract::{Contract, Contracts};
 use crate::money::{Currency, Money, MoneyError};
 use crate::price_book::{PriceBook, PriceVersion};
@@ -96,7 +96,7 @@ struct Lines<'a, G: Iterator, I: Iterator> {
 impl<'a, G, I> Iterator for Lines<'a, G, I>
 where
     G: Iterator<Item = Result<(Group, Meters), ReportError>>,
-    I: Iterator<Item = (&'a Rounded, &'a Bill)>,
+    I: Iterator<Item = Result<(Rounded, Bill), ReportError>>,
 {
     type Item = Result<Rated, ReportError>;
 
@@ -115,23 +115,19 @@ where
 impl<'a, G, I> Lines<'a, G, I>
 where
     G: Iterator<Item = Result<(Group, Meters), ReportError>>,
-    I: Iterator<Item = (&'a Rounded, &'a Bill)>,
+    I: Iterator<Item = Result<(Rounded, Bill), ReportError>>,
 {
     /// The next lines; false if there are no more.
     fn fill(&mut self) -> Result<bool, ReportError> {
-        let Some(first) = self.groups.next().transpose()? else {
-            let mut lines = Vec::new();
-            let more = self.left.peek().is_some();
-            self.add_left(None, &mut lines)?;
-            self.ready.extend(lines.into_iter().map(Rated::Line));
-            return Ok(more);
-        };
-        let mut groups = vec![first];
-        let is_sold_with =
-            |next: &G::Item, first: &Group| next.as_ref().is_ok_and(|(next, _)| next.is_sold_with(first));
-        while let Some(next) = self.groups.next_if(|next| is_sold_with(next, &groups[0].0)) {
+        let first = self.groups.next().transpose()?;
+        if first.is_none() && self.left.peek().is_none() {
+            return Ok(false);
+        }
+        let mut groups: Vec<(Group, Meters)> = first.into_iter().collect();
+        while let Some(next) = self.groups.next_if(|next| is_sold_with(next, groups.first())) {
             groups.push(next?);
         }
+        let bills = self.bills_up_to(groups.first().map(|(group, _)| group.sold()))?;
         let mut lines = Vec::new();
         for parts in groups.chunk_by(|(a, _), (b, _)| a.is_of_line(b)) {
             let group = &parts[0].0;
@@ -145,42 +141,63 @@ where
                 })),
             }
         }
-        lines.sort_by(|a: &Line, b| a.key().cmp(&b.key()));
-        self.bill(&mut lines)?;
-        self.add_left(Some(&groups[0].0), &mut lines)?;
+        bill(&mut lines, bills)?;
         self.ready.extend(lines.into_iter().map(Rated::Line));
         Ok(true)
     }
 
-    /// Says of every line what invoices bill of it.
-    fn bill(&self, lines: &mut [Line]) -> Result<(), ReportError> {
-        let nothing = Bill::default();
-        for lines in lines.chunk_by_mut(Line::is_rounded_with) {
-            let before = Rounded::of(&lines[0]).and_then(|rounded| self.rating.invoiced.get(&rounded));
-            let shared = share_billed(lines, before.unwrap_or(&nothing));
-            shared.map_err(|source| money(&lines[0].tenant, &lines[0].period, source))?;
-        }
-        Ok(())
-    }
-
-    /// Adds the lines that only invoices have, up to those of `group`: where all was taken back, and the
-    /// roundings of several invoices do not cancel out.
-    fn add_left(&mut self, group: Option<&Group>, lines: &mut Vec<Line>) -> Result<(), ReportError> {
-        let sold = group.map(Group::sold);
-        let own = lines.len();
-        while let Some((rounded, bill)) = self.left.next_if(|(rounded, _)| {
-            let period = rounded.period.to_string();
-            let sku = (&*rounded.sku.model_id, rounded.sku.tier);
-            let of = (rounded.tenant.as_str(), &*period, Some((rounded.currency.code(), sku)));
+    /// What invoices bill of what comes before others than `sold`; of everything, where nothing is sold any more.
+    fn bills_up_to(&mut self, sold: Option<Sold<'_>>) -> Result<Vec<(Rounded, Bill)>, ReportError> {
+        let mut bills = Vec::new();
+        let is_before = |next: &Result<(Rounded, Bill), _>| {
+            let Ok((
+                Rounded {
+                    tenant,
+                    period,
+                    currency,
+                    sku,
+                },
+                _,
+            )) = next
+            else {
+                return true;
+            };
+            let period = period.to_string();
+            let of = (
+                tenant.as_str(),
+                &*period,
+                Some((currency.code(), (&*sku.model_id, sku.tier))),
+            );
             sold.is_none_or(|sold| of <= sold)
-        }) {
-            if !lines[..own].iter().any(|line| rounded.takes(line)) {
-                lines.extend(left(rounded, bill)?);
-            }
+        };
+        while let Some(next) = self.left.next_if(is_before) {
+            bills.push(next?);
         }
-        lines.sort_by(|a, b| a.key().cmp(&b.key()));
-        Ok(())
+        Ok(bills)
     }
+}
+
+fn is_sold_with(next: &Result<(Group, Meters), ReportError>, first: Option<&(Group, Meters)>) -> bool {
+    let both = next.as_ref().ok().zip(first);
+    both.is_some_and(|((next, _), (first, _))| next.sold() == first.sold())
+}
+
+/// Sorts the lines, says of each what invoices bill of it, and adds those that only invoices have: where all was
+/// taken back, and the roundings of several invoices do not cancel out.
+fn bill(lines: &mut Vec<Line>, mut bills: Vec<(Rounded, Bill)>) -> Result<(), ReportError> {
+    lines.sort_by(|a, b| a.key().cmp(&b.key()));
+    let nothing = Bill::default();
+    for lines in lines.chunk_by_mut(Line::is_rounded_with) {
+        let place = bills.iter().position(|(rounded, _)| rounded.takes(&lines[0]));
+        let before = place.map(|place| bills.remove(place).1);
+        let shared = share_billed(lines, before.as_ref().unwrap_or(&nothing));
+        shared.map_err(|source| money(&lines[0].tenant, &lines[0].period, source))?;
+    }
+    for (rounded, bill) in &bills {
+        lines.extend(left(rounded, bill)?);
+    }
+    lines.sort_by(|a, b| a.key().cmp(&b.key()));
+    Ok(())
 }
 
 /// The line of what only invoices have, if it comes to something.

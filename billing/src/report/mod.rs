@@ -28,7 +28,7 @@ use crate::sorted::SortError;
 
 pub use compare::Difference;
 pub use corrections::Corrections;
-pub use invoiced::Invoiced;
+pub use invoiced::{Invoiced, Invoices};
 pub use ledger::{Quarantine, Quarantined};
 pub use lines::{Line, Unrated};
 pub use months::{MonthCheck, month_checks};

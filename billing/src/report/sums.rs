@@ -95,7 +95,8 @@ pub(crate) struct Group {
     pub(crate) part: Part,
 }
 
-type Sold<'a> = (&'a str, &'a str, Option<(&'a str, (&'a str, ServiceTier))>);
+/// Whose, when, and which model and tier for which currency.
+pub(crate) type Sold<'a> = (&'a str, &'a str, Option<(&'a str, (&'a str, ServiceTier))>);
 
 impl Group {
     /// Whether both are parts of one line.
@@ -103,7 +104,7 @@ impl Group {
         (&self.tenant, &self.period, &self.charge) == (&other.tenant, &other.period, &other.charge)
     }
 
-    /// Whose, when, and which model and tier for which currency; groups are in this order first.
+    /// Groups are in this order first.
     pub(crate) fn sold(&self) -> Sold<'_> {
         let sold = match &self.charge {
             Charge::Billable {
@@ -115,11 +116,6 @@ impl Group {
             Charge::Free { .. } => None,
         };
         (self.tenant.as_str(), &self.period, sold)
-    }
-
-    /// Whether the lines of both may stand among one another.
-    pub(crate) fn is_sold_with(&self, other: &Group) -> bool {
-        self.sold() == other.sold()
     }
 
     pub(crate) fn of(row: &EventView<'_>, by: By) -> Result<Self, ReportError> {

@@ -18,8 +18,8 @@ use billing::close::CloseError;
 use billing::close::manifest::{ClosedFile, FORMAT, Lock, Manifest, Previous, Stage};
 use billing::invoice::{CreditState, Invoice};
 use billing::period::Period;
-use billing::report::Invoiced;
 use billing::report::usage::Filter;
+use billing::report::{Invoiced, Invoices};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
@@ -173,7 +173,7 @@ impl Periods {
         }
         let earlier = self.earlier(period).await?;
         let lock = match lock {
-            Some(lock) => lock,
+            Some(lock) => self.intact(lock).await?,
             None => {
                 let lock = self.new_lock(period, prices, zones, grace, now, &earlier).await?;
                 prices.publish(&self.store).await?;
@@ -221,21 +221,19 @@ impl Periods {
     /// # Errors
     /// As [`Periods::invoices`].
     pub async fn invoiced(&self, filter: &Filter) -> Result<Invoiced, PeriodError> {
-        let mut invoiced = Invoiced::default();
+        let mut invoices = Invoices::default();
         let asked = filter.period.as_ref().and_then(|period| period.parse::<Period>().ok());
         // No month bills a later one's use.
         for period in self.closed().await?.into_keys().filter(|period| asked <= Some(*period)) {
             for invoice in self.invoices(period).await? {
-                invoiced.add(&invoice, filter).map_err(|source| PeriodError::Close {
+                let added = invoices.add(&invoice, filter);
+                added.map_err(|error| PeriodError::Close {
                     period,
-                    source: CloseError::Money {
-                        tenant: invoice.tenant_id.clone(),
-                        source,
-                    },
+                    source: error.into(),
                 })?;
             }
         }
-        Ok(invoiced)
+        Ok(invoices.finish())
     }
 
     /// Which months have files.
@@ -318,7 +316,7 @@ impl Periods {
             price_book: prices.book.id.clone(),
             price_versions: versions.map(|one| (one.version.clone(), one.sha256.clone())).collect(),
             contracts: prices.contracts.sha256.clone(),
-            zones: zones::complete(&self.store, period, zones, earlier, now).await?,
+            zones: zones::complete(&self.store, &self.objects, period, zones, earlier, now).await?,
         })
     }
 

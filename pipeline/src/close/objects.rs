@@ -78,10 +78,14 @@ impl Objects {
 
     /// Length and SHA-256 of the bytes, a piece at a time; none if there is no such object.
     pub(super) async fn hash(&self, path: &str) -> Result<Option<ClosedFile>, ObjectError> {
-        let place = self.store.path(path);
-        let failed = |source| ObjectError::store(&place, source);
+        self.hash_at(&self.store.path(path)).await
+    }
+
+    /// As [`Objects::hash`], of what lies at `place`.
+    pub(super) async fn hash_at(&self, place: &Path) -> Result<Option<ClosedFile>, ObjectError> {
+        let failed = |source| ObjectError::store(place, source);
         let objects = self.store.objects();
-        let size = match objects.head(&place).await {
+        let size = match objects.head(place).await {
             Ok(meta) => meta.size,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(source) => return Err(failed(source)),
@@ -90,7 +94,7 @@ impl Objects {
         let mut from = 0;
         while from < size {
             let to = (from + HASHED_BYTES).min(size);
-            hash.update(objects.get_range(&place, from..to).await.map_err(failed)?);
+            hash.update(objects.get_range(place, from..to).await.map_err(failed)?);
             from = to;
         }
         let sha256 = hex::encode(hash.finalize());

@@ -7,12 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use billing::close::manifest::{LedgerFile, Zone};
+use billing::close::manifest::{ClosedFile, LedgerFile, Zone};
 use billing::period::Period;
 use jiff::Timestamp;
 use object_store::path::Path;
 
-use super::objects::ObjectError;
+use super::objects::{ObjectError, Objects};
 use super::{Earlier, PeriodError};
 use crate::chunk::PartitionId;
 use crate::intent::Intents;
@@ -23,6 +23,7 @@ use crate::tables::Tables;
 /// The zones that hold a ledger, each complete through the end of `period`.
 pub(super) async fn complete(
     store: &Store,
+    objects: &Objects,
     period: Period,
     wanted: &[String],
     earlier: &BTreeMap<Period, Earlier>,
@@ -57,10 +58,20 @@ pub(super) async fn complete(
                 return Err(PeriodError::Order { period, reason });
             }
             if of <= period {
+                let place = tables.place(Table::BillingEvents, &file.path).map_err(failed)?;
+                let hash = objects.hash_at(&place).await?.filter(|found| found.size == file.size);
+                let ClosedFile { size, sha256 } = hash.ok_or_else(|| PeriodError::Changed {
+                    path: place.to_string(),
+                    problem: format!(
+                        "is gone, or has not the {} bytes that it was committed with; restore it",
+                        file.size
+                    ),
+                })?;
                 new.push(LedgerFile {
                     path: file.path.clone(),
                     usage_period: file.partition_value.clone(),
-                    size: file.size,
+                    size,
+                    sha256,
                     rows: file.rows.unwrap_or_default(),
                 });
             }

@@ -116,7 +116,8 @@ impl Unbilled<'_> {
                 source,
             })?;
         }
-        for (rounded, bill) in self.invoiced.iter() {
+        for billed in self.invoiced.iter() {
+            let (rounded, bill) = billed?;
             for sold in &bill.at {
                 let price = (sold.price_version.clone(), sold.contract_version.clone());
                 let rest = rests.entry(rounded.clone()).or_default().entry(price).or_default();

@@ -15,7 +15,6 @@ use billing::close::rated::{Booked, Charge, Counts};
 use billing::invoice::{CreditState, Invoice};
 use billing::period::Period;
 use billing::report::MonthCheck;
-use object_store::ObjectStoreExt;
 use serde_json::Value;
 
 use super::ledger::RatedRows;
@@ -24,9 +23,8 @@ use super::verify::Finding;
 use super::write::{Before, Bill, Files};
 use super::{CREDITS, INVOICES, LOCK, MANIFEST, PeriodError, Periods, name, same_terms};
 use crate::prices::Prices;
-use crate::sink::Table;
 use crate::store;
-use crate::tables::{TableError, Tables};
+use crate::tables::TableError;
 use rows::RowCheck;
 use values::value;
 
@@ -155,7 +153,7 @@ impl Periods {
         let mut rated: BTreeSet<String> = self.names(period).await?.into_iter().collect();
         let mut edited = BTreeSet::new();
         if let Some(manifest) = &manifest {
-            for found in self.verify(period).await? {
+            for found in self.verify_files(period).await? {
                 edited.extend(found.path.rsplit('/').next().map(str::to_owned));
                 audit.findings.push(found);
             }
@@ -255,9 +253,11 @@ impl Periods {
         ((booked, credits), behind): (&(Booked, CreditState), Vec<String>),
         audit: &mut Audit,
     ) -> Result<Option<Made>, PeriodError> {
-        let Some(ledger) = self.ledger_files(lock, audit).await? else {
+        let ledger = self.verify_ledger(lock.clone()).await?;
+        audit.findings.extend(ledger.findings);
+        if !ledger.whole {
             return Ok(None);
-        };
+        }
         let before = Before {
             booked: booked.clone(),
             rated: RatedRows::of(&self.store, behind),
@@ -269,7 +269,7 @@ impl Periods {
         let encoder = !stored.rated.is_disjoint(&stored.edited);
         let encoder = encoder.then(|| Files::new(period, None));
         let check = RowCheck::new(self.objects.clone(), files.collect(), encoder);
-        let (charges, counts, check) = self.rate(&ledger, before, prices, check).await?;
+        let (charges, counts, check) = self.rate(&ledger.lock, before, prices, check).await?;
         // Without a manifest the month is not closed, and its files may not all be there yet.
         if stored.manifest.is_some() {
             audit.find_rows(period, &stored.edited, check.found);
@@ -281,42 +281,6 @@ impl Periods {
             rated: check.encoder.map(|encoder| encoder.written).unwrap_or_default(),
             whole: lock.contracts == prices.contracts.sha256,
         }))
-    }
-
-    /// The lock with the sizes that its ledger files have now; none if one is gone.
-    async fn ledger_files(&self, lock: &Lock, audit: &mut Audit) -> Result<Option<Lock>, PeriodError> {
-        let mut found = lock.clone();
-        let mut gone = false;
-        for (zone, part) in &mut found.zones {
-            let tables = Tables::open(&self.store, zone).await;
-            let tables = tables.map_err(|source| PeriodError::table(zone, source))?;
-            for file in &mut part.files {
-                let path = format!("{zone}/{}/{}", Table::BillingEvents.name(), file.path);
-                let place = tables.place(Table::BillingEvents, &file.path);
-                let place = place.map_err(|source| PeriodError::table(zone, source))?;
-                match self.store.objects().head(&place).await {
-                    Ok(meta) if meta.size == file.size => {}
-                    Ok(meta) => {
-                        let problem = format!(
-                            "was edited: it has {} bytes, and had {} when {} was locked",
-                            meta.size, file.size, lock.period
-                        );
-                        audit.find(path, problem);
-                        file.size = meta.size;
-                    }
-                    Err(object_store::Error::NotFound { .. }) => {
-                        let problem = format!(
-                            "is gone, so {} cannot be rated again; restore it from a backup",
-                            lock.period
-                        );
-                        audit.find(path, problem);
-                        gone = true;
-                    }
-                    Err(source) => return Err(ObjectError::store(&place, source).into()),
-                }
-            }
-        }
-        Ok((!gone).then_some(found))
     }
 
     /// Compares invoices, credits and the manifest.
