@@ -7,6 +7,8 @@ pub(crate) mod closing;
 use billing::contract::Contracts;
 use billing::event::usage_row;
 use billing::price_book::PriceBook;
+use billing::report::By;
+use billing::report::usage::Filter;
 use schemas::billing::BillingRow;
 use schemas::ids::{Position, result_id};
 use schemas::request::{Endpoint, ServiceTier};
@@ -14,6 +16,20 @@ use schemas::result::{ResultRow, Status};
 
 pub(crate) const PRICES: &str = include_str!("../../../config/prices.toml");
 pub(crate) const CONTRACTS: &str = include_str!("../../../config/contracts.toml");
+
+/// Where the tests' requests are computed.
+pub(crate) const REGIONS: [&str; 2] = ["eu-central", "eu-north"];
+
+/// Everything, told apart by region.
+pub(crate) fn by_region() -> Filter {
+    Filter {
+        by: By {
+            region: true,
+            ..By::default()
+        },
+        ..Filter::default()
+    }
+}
 
 pub(crate) fn book() -> PriceBook {
     PriceBook::parse(PRICES, "prices.toml").unwrap()
@@ -64,6 +80,18 @@ pub(crate) fn result(tenant: &str, n: i64) -> ResultRow {
         position,
         batch_index: 0,
     }
+}
+
+/// acme's month of `docs/finance.md`: 1,001 requests of one kind, every third in another region.
+pub(crate) fn worked_month() -> Vec<ResultRow> {
+    let request = |n| ResultRow {
+        region: REGIONS[usize::from(n % 3 == 0)].to_owned(),
+        input_tokens: 61_000,
+        cached_tokens: 16_000,
+        output_tokens: 120_000,
+        ..result("acme", n)
+    };
+    (0..1_001).map(request).collect()
 }
 
 /// The ledger row of `result`, made at the second it ended.

@@ -15,7 +15,7 @@ pub mod audit;
 use std::collections::BTreeMap;
 
 use billing::close::CloseError;
-use billing::close::manifest::{ClosedFile, FORMAT, Lock, Manifest, Previous, Stage};
+use billing::close::manifest::{ClosedFile, FORMAT, Lock, Manifest, OtherFormat, Previous, Stage, check_format};
 use billing::invoice::{CreditState, Invoice};
 use billing::period::Period;
 use billing::report::Invoiced;
@@ -23,6 +23,7 @@ use billing::report::usage::Filter;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
+use serde::de::DeserializeOwned;
 
 use crate::prices::Prices;
 use crate::prices::published::PublishError;
@@ -80,6 +81,14 @@ pub enum PeriodError {
         path: String,
         /// How it differs.
         problem: String,
+    },
+    /// Another version of bitnet locked or closed the month.
+    #[error("{path} {problem}")]
+    Format {
+        /// The object.
+        path: String,
+        /// Which formats there are.
+        problem: OtherFormat,
     },
     /// Prices or contracts may not be used.
     #[error(transparent)]
@@ -253,15 +262,25 @@ impl Periods {
     }
 
     async fn lock_of(&self, period: Period) -> Result<Option<Lock>, PeriodError> {
-        Ok(self
-            .objects
-            .json::<Lock>(&name(period, LOCK))
-            .await?
-            .map(|(lock, _)| lock))
+        Ok(self.json(name(period, LOCK)).await?.map(|(lock, _)| lock))
     }
 
     async fn manifest_of(&self, period: Period) -> Result<Option<(Manifest, String)>, PeriodError> {
-        Ok(self.objects.json(&name(period, MANIFEST)).await?)
+        self.json(name(period, MANIFEST)).await
+    }
+
+    /// A lock or a manifest, and the SHA-256 of its bytes.
+    async fn json<T: DeserializeOwned>(&self, path: String) -> Result<Option<(T, String)>, PeriodError> {
+        let Some(bytes) = self.objects.bytes(&path).await? else {
+            return Ok(None);
+        };
+        if let Err(problem) = check_format(&bytes) {
+            return Err(PeriodError::Format { path, problem });
+        }
+        Ok(Some((
+            self.objects.parse(&path, &bytes)?,
+            ClosedFile::of(&bytes).sha256,
+        )))
     }
 
     /// Every month closed before `period`, which is the next one.

@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
 use billing::close::CloseError;
-use billing::close::manifest::{ClosedFile, FORMAT, Lock, Manifest};
+use billing::close::manifest::{ClosedFile, Lock, Manifest, check_format};
 use billing::close::rated::{Booked, Charge, Counts};
 use billing::invoice::{CreditState, Invoice};
 use billing::period::Period;
 use billing::report::MonthCheck;
 use object_store::ObjectStoreExt;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::ledger::RatedRows;
@@ -139,15 +140,15 @@ impl Periods {
                 audit.find(path, how);
                 None
             }
-            Some(bytes) => match serde_json::from_slice::<Manifest>(&bytes) {
+            Some(bytes) => match read::<Manifest>(&bytes) {
                 Ok(manifest) => {
                     if bytes != self.objects.to_json(MANIFEST, &manifest)? {
                         audit.find(path, "was edited: it is not written as it was".to_owned());
                     }
                     Some(manifest)
                 }
-                Err(error) => {
-                    audit.find(path, format!("cannot be read: {error}; restore it from a backup"));
+                Err(problem) => {
+                    audit.find(path, problem);
                     None
                 }
             },
@@ -187,11 +188,10 @@ impl Periods {
             );
             return Ok(None);
         };
-        let lock = match serde_json::from_slice::<Lock>(&bytes) {
+        let lock = match read::<Lock>(&bytes) {
             Ok(lock) => lock,
-            Err(error) => {
-                let problem = format!("cannot be read: {error}; the month cannot be rated again until it is restored");
-                audit.find(path, problem);
+            Err(problem) => {
+                audit.find(path, format!("{problem}; until then the month cannot be rated again"));
                 return Ok(None);
             }
         };
@@ -366,7 +366,7 @@ impl Periods {
         manifest: &Manifest,
     ) -> Result<Manifest, PeriodError> {
         let mut expected = manifest.clone();
-        (expected.format, expected.period) = (FORMAT, stored.period);
+        expected.period = stored.period;
         expected.counts = made.counts.clone();
         let mut makes = made.rated.clone();
         if made.whole {
@@ -428,6 +428,12 @@ impl Carried {
             .filter(|(period, _)| first.is_some_and(|first| **period >= first));
         behind.flat_map(|(_, files)| files.clone()).collect()
     }
+}
+
+/// What a lock or a manifest says, or why that cannot be told.
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    check_format(bytes).map_err(|problem| problem.to_string())?;
+    serde_json::from_slice(bytes).map_err(|error| format!("cannot be read: {error}; restore it from a backup"))
 }
 
 /// The error and its causes.
