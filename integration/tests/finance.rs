@@ -146,7 +146,16 @@ async fn a_year_is_closed_reconciles_and_is_to_the_cent_what_others_make_of_it()
         "{:#?}",
         compared.differing
     );
-    for kind in ["lines", "corrections", "fees", "minimums", "invoices", "usage", "focus"] {
+    for kind in [
+        "lines",
+        "corrections",
+        "fees",
+        "minimums",
+        "invoices",
+        "usage",
+        "regions",
+        "focus",
+    ] {
         assert!(compared.compared[kind] > 10, "{kind}: {:?}", compared.compared);
     }
 

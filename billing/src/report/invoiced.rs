@@ -37,6 +37,8 @@ pub(crate) struct Sold {
     pub(crate) price_version: String,
     pub(crate) contract_version: Option<String>,
     pub(crate) quantity: i64,
+    /// How much of it each region has; empty where the report does not tell regions apart.
+    pub(crate) regions: BTreeMap<String, i64>,
     pub(crate) list: Money,
     pub(crate) contracted: Money,
 }
@@ -68,7 +70,9 @@ impl Invoiced {
             let bill = self.0.entry(rounded).or_default();
             bill.contracted = bill.contracted.plus(line.contracted)?;
             bill.amount = bill.amount.plus(line.amount)?;
-            line.rated.iter().try_for_each(|part| bill.sell(part))?;
+            for part in &line.rated {
+                bill.sell(part, filter.by.region)?;
+            }
         }
         Ok(())
     }
@@ -95,20 +99,28 @@ impl Rounded {
 }
 
 impl Bill {
-    fn sell(&mut self, part: &RatedPart) -> Result<(), MoneyError> {
-        let is_at = |sold: &&mut Sold| {
-            sold.price_version == part.price_version && sold.contract_version == part.contract_version
-        };
-        let Some(sold) = self.at.iter_mut().find(is_at) else {
+    fn sell(&mut self, part: &RatedPart, by_region: bool) -> Result<(), MoneyError> {
+        let is_at =
+            |sold: &Sold| sold.price_version == part.price_version && sold.contract_version == part.contract_version;
+        let known = self.at.iter().position(is_at);
+        let place = known.unwrap_or_else(|| {
             self.at.push(Sold {
                 price_version: part.price_version.clone(),
                 contract_version: part.contract_version.clone(),
-                quantity: part.quantity,
-                list: part.list,
-                contracted: part.contracted,
+                quantity: 0,
+                regions: BTreeMap::new(),
+                list: Money::ZERO,
+                contracted: Money::ZERO,
             });
-            return Ok(());
-        };
+            self.at.len() - 1
+        });
+        let sold = &mut self.at[place];
+        if by_region {
+            for (region, quantity) in &part.regions {
+                let sum = sold.regions.entry(region.clone()).or_default();
+                *sum = sum.saturating_add(*quantity);
+            }
+        }
         sold.quantity = sold.quantity.saturating_add(part.quantity);
         sold.list = sold.list.plus(part.list)?;
         sold.contracted = sold.contracted.plus(part.contracted)?;

@@ -1,11 +1,12 @@
 //! FOCUS files (FinOps Open Cost and Usage Specification), versions 1.2 and 1.4.
 //!
 //! A closed month is told from its invoices, which never change; an open one from what no invoice bills yet,
-//! without `InvoiceId`. A row of usage is what one step of a price sold, so that its unit prices times its
-//! quantity are its costs to the last digit. Costs are not rounded; one `Adjustment` row per invoice makes
+//! without `InvoiceId`. A row of usage is what one step of a price sold in one region, so that its unit prices
+//! times its quantity are its costs to the last digit. Costs are not rounded; one `Adjustment` row per invoice makes
 //! the sum of `BilledCost` what is payable.
 
 mod charge;
+mod regions;
 mod columns;
 mod datasets;
 mod rows;

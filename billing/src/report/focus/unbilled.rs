@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use schemas::ids::TenantId;
 
 use super::charge::{Sold, charges};
-use super::rows::{Row, RowKind, adjustment, money, usage};
+use super::rows::{Row, RowKind, adjustment, corrections, money, usage};
 use crate::contract::Contracts;
 use crate::money::{Currency, Money, MoneyError};
 use crate::period::Period;
@@ -20,9 +20,9 @@ use crate::report::{Line, ReportError};
 /// A ledger that is not all invoiced.
 #[derive(Debug, Clone, Copy)]
 pub struct Unbilled<'a> {
-    /// What it has; must not tell parts of lines apart.
+    /// What it has, by region; rows of a report that tells none have none.
     pub report: &'a UsageReport,
-    /// What closed months billed of that.
+    /// What closed months billed of that, of the same filter.
     pub invoiced: &'a Invoiced,
     /// The last closed month; none if no month is.
     pub closed_through: Option<Period>,
@@ -38,6 +38,7 @@ type Price = (String, Option<String>);
 struct Rest {
     billed: i64,
     quantity: i64,
+    regions: BTreeMap<String, i64>,
     list: Money,
     contracted: Money,
 }
@@ -58,17 +59,15 @@ impl Unbilled<'_> {
                     price_version,
                     contract_version: contract_version.as_deref(),
                     quantity: rest.quantity,
+                    regions: &rest.regions,
                     list: rest.list,
                     contracted: rest.contracted,
                 };
-                match (rest.quantity, rest.billed) {
-                    (0, _) => Ok(Vec::new()),
-                    (_, 0) if billed_in == rounded.period => {
-                        let charges = charges(&sold, book, contracts)?;
-                        Ok(charges.into_iter().map(|charge| usage(&sold, book, charge)).collect())
-                    }
-                    _ => Ok(vec![RowKind::correction(&sold)]),
+                if rest.billed != 0 || billed_in != rounded.period {
+                    return corrections(&sold);
                 }
+                let charges = charges(&sold, book, contracts)?;
+                Ok(charges.into_iter().map(|charge| usage(&sold, book, charge)).collect())
             };
             let failed = |source| money(&rounded.tenant, rounded.period, source);
             let kinds: Vec<Vec<RowKind>> = rests.iter().map(of_price).collect::<Result<_, _>>().map_err(failed)?;
@@ -121,6 +120,10 @@ impl Unbilled<'_> {
                 let rest = rests.entry(rounded.clone()).or_default().entry(price).or_default();
                 rest.billed = sold.quantity;
                 rest.quantity = rest.quantity.saturating_sub(sold.quantity);
+                for (region, quantity) in &sold.regions {
+                    let left = rest.regions.entry(region.clone()).or_default();
+                    *left = left.saturating_sub(*quantity);
+                }
                 let left = rest.list.minus(sold.list);
                 let left = left.and_then(|list| Ok((list, rest.contracted.minus(sold.contracted)?)));
                 let left = left.map_err(|source| money(&rounded.tenant, rounded.period, source))?;
@@ -141,6 +144,10 @@ impl Unbilled<'_> {
 impl Rest {
     fn add(&mut self, line: &Line) -> Result<(), MoneyError> {
         self.quantity = self.quantity.saturating_add(line.quantity);
+        if let Some(region) = &line.part.region {
+            let sum = self.regions.entry(region.clone()).or_default();
+            *sum = sum.saturating_add(line.quantity);
+        }
         self.list = self.list.plus(line.list)?;
         self.contracted = self.contracted.plus(line.contracted)?;
         Ok(())

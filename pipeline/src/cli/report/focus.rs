@@ -7,8 +7,8 @@ use billing::period::Period;
 use billing::report::focus::{
     FocusVersion, Issuer, Numbers, Unbilled, billing_periods, cost_and_usage, invoice_details,
 };
-use billing::report::render;
 use billing::report::usage::Filter;
+use billing::report::{By, render};
 use clap::{Args, ValueEnum};
 use schemas::ids::TenantId;
 
@@ -123,7 +123,10 @@ impl Focus {
         let filter = Filter {
             tenant: self.tenant.clone(),
             period: self.month.filter(later).map(|month| month.to_string()),
-            ..Filter::default()
+            by: By {
+                region: true,
+                ..By::default()
+            },
         };
         let invoiced = Arc::new(periods.invoiced(&filter).await?);
         let report = usage_report(settings, filter, invoiced.clone()).await?;
