@@ -9,11 +9,11 @@ use bigdecimal::num_bigint::Sign;
 use billing::correct::{Change, Correction, rows as correction_rows};
 use billing::invoice::{CreditState, Invoice};
 use billing::money::Money;
-use billing::report::focus::{FocusVersion, Issuer, Unbilled, cost_and_usage};
-use billing::report::usage::{Filter, UsageReport, usage};
-use billing::report::{InMemory, Invoiced, Invoices, render};
-use common::closing::{book, booked, event, invoices, period, try_close};
-use common::{contracts, kept, lines};
+use billing::report::focus::{FocusVersion, Unbilled, cost_and_usage};
+use billing::report::usage::{UsageReport, usage};
+use billing::report::{InMemory, Invoiced, Invoices};
+use common::closing::{book, booked, event, in_region, invoices, period, try_close};
+use common::{REGIONS, Row, by_region, contracts, issuer, kept, lines, rows};
 use proptest::prelude::*;
 use schemas::billing::{BillingRow, to_batch};
 
@@ -30,11 +30,21 @@ fn ledger() -> impl Strategy<Value = [Vec<BillingRow>; 3]> {
         [-50..90_i64, -50..90, -50..90].prop_map(|tokens| Some(Change::Adjust { tokens, number: 1 })),
     ];
     let tokens = [0..90_000_i64, 0..90_000, 0..9_000];
-    let one = (tenant, model, tokens, 0..3_usize, 0..3_usize, change, 0..3_usize);
+    let region = prop::sample::select(&REGIONS[..]);
+    let one = (
+        tenant,
+        model,
+        region,
+        tokens,
+        0..3_usize,
+        0..3_usize,
+        change,
+        0..3_usize,
+    );
     prop::collection::vec(one, 1..40).prop_map(|all| {
         let mut ledger: [Vec<BillingRow>; 3] = Default::default();
-        for (n, (tenant, model, tokens, used, late, change, later)) in (0..).zip(all) {
-            let row = event(tenant, n, MONTHS[used], model, tokens);
+        for (n, (tenant, model, region, tokens, used, late, change, later)) in (0..).zip(all) {
+            let row = in_region(event(tenant, n, MONTHS[used], model, tokens), region);
             let found = (used + late).min(2);
             if let Some(change) = change {
                 let correction = Correction {
@@ -91,27 +101,86 @@ fn invoiced(issued: &[Invoice]) -> &'static Invoiced {
     let mut invoices = Invoices::default();
     issued
         .iter()
-        .for_each(|invoice| invoices.add(invoice, &Filter::default()).unwrap());
+        .for_each(|invoice| invoices.add(invoice, &by_region()).unwrap());
     kept(invoices.finish())
+}
+
+/// What Cost and Usage says of some months' invoices, or of what is not invoiced.
+fn focus(closed: &[(&str, &[Invoice])], unbilled: Option<&Unbilled<'_>>) -> Vec<Row> {
+    let closed = closed
+        .iter()
+        .map(|(month, invoices)| (period(month), invoices.to_vec()));
+    let (issuer, unbilled) = (issuer(closed), unbilled.copied());
+    rows(cost_and_usage(
+        &issuer,
+        unbilled,
+        FocusVersion::V1_2,
+        &book(),
+        &contracts(),
+    ))
+}
+
+/// Σ of a column by others, where it is not nothing.
+fn sums<const N: usize>(rows: &[Row], of: &str, by: [&str; N]) -> BTreeMap<[String; N], BigDecimal> {
+    let mut sums: BTreeMap<[String; N], BigDecimal> = BTreeMap::new();
+    for row in rows.iter().filter(|row| !row[of].is_empty()) {
+        *sums.entry(by.map(|column| row[column].clone())).or_default() += row[of].parse::<BigDecimal>().unwrap();
+    }
+    sums.retain(|_, sum| sum.sign() != Sign::NoSign);
+    sums
 }
 
 /// Σ of `BilledCost` of what is not invoiced, by account, currency and the month that bills it.
 fn by_focus(unbilled: &Unbilled<'_>) -> BTreeMap<[String; 3], BigDecimal> {
-    let issuer = Issuer {
-        name: "BitNet".to_owned(),
-        closed: BTreeMap::new(),
-    };
-    let sheet = cost_and_usage(&issuer, Some(unbilled), FocusVersion::V1_2, &book(), &contracts()).unwrap();
-    let mut file = Vec::new();
-    render::csv(sheet, &mut file).unwrap();
-    let mut sums: BTreeMap<[String; 3], BigDecimal> = BTreeMap::new();
-    for row in csv::Reader::from_reader(file.as_slice()).deserialize() {
-        let row: BTreeMap<String, String> = row.unwrap();
-        let key = ["BillingAccountId", "BillingCurrency", "BillingPeriodStart"].map(|column| row[column].clone());
-        *sums.entry(key).or_default() += row["BilledCost"].parse::<BigDecimal>().unwrap();
+    let by = ["BillingAccountId", "BillingCurrency", "BillingPeriodStart"];
+    sums(&focus(&[], Some(unbilled)), "BilledCost", by)
+}
+
+/// Usage as Cost and Usage tells it: all that is added up, by all that it is told apart by.
+fn told(rows: &[Row]) -> [BTreeMap<[String; 7], BigDecimal>; 4] {
+    let by = [
+        "BillingAccountId",
+        "BillingCurrency",
+        "BillingPeriodStart",
+        "ChargePeriodStart",
+        "SkuId",
+        "SkuPriceId",
+        "RegionId",
+    ];
+    let usage: Vec<Row> = rows
+        .iter()
+        .filter(|row| row["ChargeCategory"] == "Usage")
+        .cloned()
+        .collect();
+    ["ConsumedQuantity", "PricingQuantity", "ListCost", "ContractedCost"].map(|column| sums(&usage, column, by))
+}
+
+/// Tokens by tenant, month of use, model, class and region; packages are of no region.
+fn tokens_by_region(tokens: impl Iterator<Item = ([String; 5], BigDecimal)>) -> BTreeMap<[String; 5], BigDecimal> {
+    let mut sums: BTreeMap<[String; 5], BigDecimal> = BTreeMap::new();
+    for (mut key, quantity) in tokens {
+        if key[2] == "other" && key[3] == "cached input" {
+            key[4].clear();
+        }
+        *sums.entry(key).or_default() += quantity;
     }
     sums.retain(|_, sum| sum.sign() != Sign::NoSign);
     sums
+}
+
+fn of_ledger(rows: &[BillingRow]) -> BTreeMap<[String; 5], BigDecimal> {
+    tokens_by_region(rows.iter().flat_map(|row| {
+        let classes = [
+            ("input", row.input_uncached_tokens),
+            ("cached input", row.input_cached_tokens),
+            ("output", row.output_tokens),
+        ];
+        classes.map(|(class, tokens)| {
+            let month = format!("{}-01T00:00:00Z", row.usage_period);
+            let key = [row.tenant_id.as_str(), &month, &row.model_id, class, &row.region];
+            (key.map(str::to_owned), tokens.into())
+        })
+    }))
 }
 
 proptest! {
@@ -119,17 +188,19 @@ proptest! {
 
     #[test]
     fn open_months_are_told_as_their_close_will_bill_them(ledger in ledger()) {
-        let (mut rows, mut issued, mut rated) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut rows, mut issued, mut rated, mut of_closed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let filter = by_region();
         let mut closed_through = None;
         for (month, found) in MONTHS.into_iter().zip(&ledger) {
             rows.extend(found.iter().cloned());
             let table = InMemory(vec![to_batch(&rows).unwrap()]);
             let report = |invoiced| {
-                usage(&table, kept(book()), kept(contracts()), invoiced, &Filter::default()).unwrap()
+                usage(&table, kept(book()), kept(contracts()), invoiced, &filter).unwrap()
             };
             let before = invoiced(&issued);
             let open = report(before);
-            let focus = by_focus(&Unbilled { report: &open, invoiced: before, closed_through, month: None });
+            let unbilled = Unbilled { report: &open, invoiced: before, closed_through, month: None };
+            let (billed, of_open) = (by_focus(&unbilled), focus(&[], Some(&unbilled)));
 
             let closed = try_close(month, found, &rated, &booked(&issued)).unwrap();
             let (bills, _) = invoices(month, &closed.charges, &contracts(), &CreditState::default());
@@ -141,7 +212,12 @@ proptest! {
                     (key, bill.subtotal.to_string().parse::<BigDecimal>().unwrap())
                 })
                 .collect();
-            prop_assert_eq!(&focus, &payable);
+            prop_assert_eq!(&billed, &payable);
+            let told_again = focus(&[(month, &bills)], None);
+            prop_assert_eq!(told(&of_open), told(&told_again));
+            of_closed.extend(told_again);
+            let tokens = sums(&of_closed, "ConsumedQuantity", ["BillingAccountId", "ChargePeriodStart", "x_Model", "x_TokenType", "RegionId"]);
+            prop_assert_eq!(tokens_by_region(tokens.into_iter()), of_ledger(&rows));
             rated.extend(closed.batches);
             issued.extend(bills.iter().cloned());
             prop_assert_eq!(by_report(&open), by_invoices(&issued));

@@ -14,8 +14,8 @@ use billing::invoice::{CreditState, Invoice, LineKind};
 use billing::money::Money;
 use billing::rate::rate;
 use billing::sku::Meter;
-use common::closing::{Closed, book, booked, close, event, invoices, period, try_close, try_close_with};
-use common::{CONTRACTS, PRICES, contracts, result};
+use common::closing::{Closed, book, booked, close, event, in_region, invoices, period, try_close, try_close_with};
+use common::{CONTRACTS, PRICES, REGIONS, contracts, result};
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 use schemas::billing::BillingRow;
@@ -57,11 +57,16 @@ fn sums(closed: &[&Closed]) -> BTreeMap<String, (i64, Money, Money)> {
 fn events() -> impl Strategy<Value = Vec<BillingRow>> {
     let tenant = prop::sample::select(&["acme", "globex", "stranger"][..]);
     let model = prop::sample::select(&["debian-sections", "other"][..]);
-    let one = (tenant, model, [0..90_i64, 0..90, 0..90]);
+    let one = (
+        tenant,
+        model,
+        prop::sample::select(&REGIONS[..]),
+        [0..90_i64, 0..90, 0..90],
+    );
     prop::collection::vec(one, 1..30).prop_map(|all| {
         let numbered = (0..).zip(all);
         numbered
-            .map(|(n, (tenant, model, tokens))| event(tenant, n, "2026-10", model, tokens))
+            .map(|(n, (tenant, model, region, tokens))| in_region(event(tenant, n, "2026-10", model, tokens), region))
             .collect()
     })
 }
@@ -99,6 +104,14 @@ proptest! {
             let point = contract.and_then(|contract| contract.negotiated(&charge.key.sku)).unwrap_or(list);
             prop_assert_eq!(charge.contracted, rate(point, charge.quantity).unwrap());
             prop_assert_eq!(charge.list, rate(list, charge.quantity).unwrap());
+            prop_assert_eq!(charge.quantity, charge.regions.values().sum::<i64>());
+            prop_assert!(charge.regions.values().all(|quantity| *quantity != 0));
+        }
+        for region in REGIONS {
+            let of_output = closed.charges.iter().filter(|charge| charge.key.sku.meter == Meter::Output);
+            let charged: i64 = of_output.filter_map(|charge| charge.regions.get(region)).sum();
+            let used: i64 = rows.iter().filter(|row| row.region == region).map(|row| row.output_tokens).sum();
+            prop_assert_eq!(charged, used);
         }
         for meter in Meter::ALL {
             prop_assert_eq!(rated_sum(&closed.batches, meter.class()), charged(&closed.charges, meter));
@@ -183,6 +196,7 @@ proptest! {
             for line in &bill.lines {
                 prop_assert_eq!(line.amount, line.contracted.rounded(bill.currency).unwrap());
                 prop_assert_eq!(line.contracted, Money::sum(line.rated.iter().map(|part| part.contracted)).unwrap());
+                prop_assert_eq!(line.quantity, line.rated.iter().flat_map(|part| part.regions.values()).sum::<i64>());
             }
         }
         let of_bills = Money::sum(bills.iter().flat_map(|bill| &bill.lines).map(|line| line.contracted)).unwrap();

@@ -8,66 +8,60 @@ use std::collections::BTreeMap;
 use bigdecimal::BigDecimal;
 use billing::contract::Contracts;
 use billing::correct::{Change, Correction, rows as correction_rows};
-use billing::invoice::CreditState;
+use billing::invoice::{CreditState, Invoice};
 use billing::money::Money;
+use billing::period::Period;
 use billing::report::focus::{
     FocusVersion, Issuer, Numbers, Unbilled, billing_periods, cost_and_usage, invoice_details,
 };
-use billing::report::render;
-use billing::report::sheet::Sheet;
 use billing::report::usage::{Filter, UsageReport, usage};
 use billing::report::{InMemory, Invoiced};
-use common::{book, closing, contracts, event, kept, lines, result};
-use schemas::billing as events;
+use common::{REGIONS, Row, book, by_region, closing, contracts, event, issuer, kept, lines, result, rows};
+use schemas::billing::{self as events, BillingRow};
 use schemas::result::ResultRow;
 
 /// A month in which acme's output passes a step of its own price, and not the list price's.
-fn report() -> UsageReport<'static> {
+fn ledger() -> InMemory {
     let rows: Vec<_> = (0..900)
         .map(|n| {
             event(&ResultRow {
+                region: REGIONS[usize::from(n % 4 == 0)].to_owned(),
                 input_tokens: 70_001 + 37 * n,
                 output_tokens: 1_300_007 + 101 * n,
                 ..result(["acme", "globex", "stranger"][n as usize % 3], n)
             })
         })
         .collect();
-    let table = InMemory(vec![events::to_batch(&rows).unwrap()]);
+    InMemory(vec![events::to_batch(&rows).unwrap()])
+}
+
+fn report_by(filter: &Filter) -> UsageReport<'static> {
     usage(
-        &table,
+        &ledger(),
         kept(book()),
         kept(contracts()),
         kept(Invoiced::default()),
-        &Filter::default(),
+        filter,
     )
     .unwrap()
 }
 
-fn open() -> Issuer {
-    Issuer {
-        name: "BitNet".to_owned(),
-        closed: BTreeMap::new(),
-    }
+fn report() -> UsageReport<'static> {
+    report_by(&by_region())
 }
 
-type Row = BTreeMap<String, String>;
-
-fn rows(sheet: Sheet<'_>) -> Vec<Row> {
-    let mut file = Vec::new();
-    render::csv(sheet, &mut file).unwrap();
-    let mut reader = csv::Reader::from_reader(file.as_slice());
-    reader.deserialize().map(Result::unwrap).collect()
+fn open() -> Issuer<'static> {
+    issuer([])
 }
 
 fn focus(report: &UsageReport<'_>, version: FocusVersion, contracts: &Contracts) -> Vec<Row> {
-    let issuer = open();
     let unbilled = Unbilled {
         report,
         invoiced: &Invoiced::default(),
         closed_through: None,
         month: None,
     };
-    rows(cost_and_usage(&issuer, Some(&unbilled), version, &book(), contracts).unwrap())
+    rows(cost_and_usage(&open(), Some(unbilled), version, &book(), contracts))
 }
 
 fn decimal(row: &Row, column: &str) -> BigDecimal {
@@ -100,12 +94,13 @@ fn each_cost_is_its_unit_price_times_its_quantity_to_the_last_digit() {
     }
     // acme's output is cut where its own price steps, although its list price does not.
     let output = |row: &&&Row| row["BillingAccountId"] == "acme" && row["x_TokenType"] == "output";
-    let prices: Vec<_> = usage
-        .iter()
-        .filter(output)
-        .map(|row| row["ContractedUnitPrice"].as_str())
-        .collect();
-    assert_eq!(prices, ["5", "4"]);
+    let prices = |region: &str| {
+        let of_region = usage.iter().filter(output).filter(|row| row["RegionId"] == region);
+        of_region
+            .map(|row| row["ContractedUnitPrice"].as_str())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(REGIONS.map(prices), [["5", "4"], ["5", "4"]]);
 }
 
 #[test]
@@ -171,11 +166,12 @@ fn each_version_has_its_columns_and_its_times() {
     assert_eq!(old[0]["BillingPeriodEnd"], "2026-12-01T00:00:00Z");
     assert_eq!(old[0]["SkuPriceId"], "debian-sections/batch/input/1");
     assert_eq!(old[0]["InvoiceId"], "", "an open month has no invoice");
-    let issuer = open();
-    let periods = rows(billing_periods(["2026-11".parse().unwrap()], &issuer));
-    assert_eq!(periods.len(), 1);
-    assert_eq!(periods[0]["BillingPeriodStatus"], "Open");
-    assert!(rows(invoice_details(&issuer, &Numbers::default())).is_empty());
+    let closed = [("2026-10".parse().unwrap(), "2026-11-04T00:00:00Z".parse().unwrap())].into();
+    let periods = rows(billing_periods(["2026-11".parse().unwrap()], &closed, "BitNet"));
+    let status: Vec<_> = periods.iter().map(|row| row["BillingPeriodStatus"].as_str()).collect();
+    assert_eq!(status, ["Closed", "Open"]);
+    assert_eq!(periods[0]["BillingPeriodLastUpdated"], "2026-11-04T00:00:00Z");
+    assert!(rows(invoice_details(&open(), &Numbers::default())).is_empty());
 }
 
 #[test]
@@ -189,7 +185,8 @@ fn columns_of_focus_stand_in_front_of_ours() {
         month: None,
     };
     for version in [FocusVersion::V1_2, FocusVersion::V1_4] {
-        let sheet = cost_and_usage(&issuer, Some(&unbilled), version, &book(), &contracts()).unwrap();
+        let (book, contracts) = (book(), contracts());
+        let sheet = cost_and_usage(&issuer, Some(unbilled), version, &book, &contracts);
         let is_ours: Vec<bool> = sheet
             .columns
             .iter()
@@ -201,7 +198,7 @@ fn columns_of_focus_stand_in_front_of_ours() {
 }
 
 /// Two closed months; the second takes back what the first one charged acme for.
-fn two_months() -> Issuer {
+fn two_months() -> [(Period, Vec<Invoice>); 2] {
     let october = [
         closing::event("acme", 1, "2026-10", "debian-sections", [170, 60, 333]),
         closing::event("stranger", 2, "2026-10", "debian-sections", [40, 0, 17]),
@@ -216,25 +213,24 @@ fn two_months() -> Issuer {
         closing::event("globex", 4, "2026-10", "debian-sections", [9, 0, 7]),
     ];
     november.extend(correction_rows(&october[0], &take_back, november[0].ingested_at).unwrap());
-    let mut issuer = open();
     let (mut issued, mut rated, mut credits) = (Vec::new(), Vec::new(), CreditState::default());
-    for (month, rows) in [("2026-10", &october[..]), ("2026-11", &november[..])] {
+    [("2026-10", &october[..]), ("2026-11", &november[..])].map(|(month, rows)| {
         let closed = closing::try_close(month, rows, &rated, &closing::booked(&issued)).unwrap();
         let (invoices, left) = closing::invoices(month, &closed.charges, &contracts(), &credits);
         rated.extend(closed.batches);
         issued.extend(invoices.iter().cloned());
         credits = left;
-        issuer.closed.insert(closing::period(month), invoices);
-    }
-    issuer
+        (closing::period(month), invoices)
+    })
 }
 
 #[test]
 fn a_row_of_invoice_detail_is_a_line_and_names_the_invoice_that_it_corrects() {
-    let issuer = two_months();
+    let months = two_months();
     let mut numbers = Numbers::default();
-    let invoices: Vec<_> = issuer.closed.values().flatten().collect();
+    let invoices: Vec<_> = months.iter().flat_map(|(_, invoices)| invoices).collect();
     invoices.iter().for_each(|invoice| numbers.add(invoice));
+    let issuer = issuer(months.clone());
     let details = rows(invoice_details(&issuer, &numbers));
     for invoice in &invoices {
         let of_it: Vec<_> = details
@@ -264,7 +260,13 @@ fn a_row_of_invoice_detail_is_a_line_and_names_the_invoice_that_it_corrects() {
     assert_eq!(corrections.count(), 3, "input, cached input and output");
 
     // What Cost and Usage says of a line adds up to it, but for rounding, and every id is that of a row.
-    let charged = rows(cost_and_usage(&issuer, None, FocusVersion::V1_4, &closing::book(), &contracts()).unwrap());
+    let charged = rows(cost_and_usage(
+        &issuer,
+        None,
+        FocusVersion::V1_4,
+        &closing::book(),
+        &contracts(),
+    ));
     let mut exact: BTreeMap<(&str, &str), BigDecimal> = BTreeMap::new();
     for row in &charged {
         let key = (row["InvoiceId"].as_str(), row["InvoiceDetailId"].as_str());
@@ -305,11 +307,131 @@ const MANDATORY: [&str; 21] = [
 ];
 
 #[test]
-fn mandatory_columns_are_there_and_no_row_has_one_region() {
+fn mandatory_columns_are_there_and_usage_has_a_region() {
     let rows = focus(&report(), FocusVersion::V1_2, &contracts());
     for column in MANDATORY {
         assert!(rows[0].contains_key(column), "{column}");
     }
-    let has_region = |row: &Row| !row["RegionId"].is_empty() || !row["RegionName"].is_empty();
-    assert!(!rows.iter().any(has_region));
+    for row in &rows {
+        let has_region = REGIONS.contains(&row["RegionId"].as_str());
+        assert_eq!(has_region, row["ChargeCategory"] == "Usage", "{row:?}");
+        assert_eq!(row["RegionName"], row["RegionId"]);
+    }
+}
+
+#[test]
+fn rows_of_all_regions_add_up_to_the_row_that_tells_none_apart() {
+    const SUMMED: [&str; 6] = [
+        "BilledCost",
+        "ConsumedQuantity",
+        "ContractedCost",
+        "EffectiveCost",
+        "ListCost",
+        "PricingQuantity",
+    ];
+    let sums = |report: &UsageReport| {
+        let mut sums: BTreeMap<Row, [BigDecimal; 6]> = BTreeMap::new();
+        for mut row in focus(report, FocusVersion::V1_4, &contracts()) {
+            let values = SUMMED.map(|column| {
+                let value = row.remove(column).unwrap();
+                value.parse::<BigDecimal>().unwrap_or_default()
+            });
+            row.retain(|column, _| !column.starts_with("Region"));
+            let sum = sums.entry(row).or_default();
+            sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        }
+        sums
+    };
+    let (by_region, whole) = (report(), report_by(&Filter::default()));
+    assert!(by_region.line_count > whole.line_count);
+    assert_eq!(sums(&by_region), sums(&whole));
+}
+
+#[test]
+fn regions_share_the_steps_of_a_price_and_a_package_that_both_filled_is_of_neither() {
+    let sold = [
+        in_two_regions("other", [1, 2]),
+        in_two_regions("debian-sections", [3, 4]),
+    ]
+    .concat();
+    let closed = closing::close("2026-10", &sold);
+    let (invoices, _) = closing::invoices("2026-10", &closed.charges, &contracts(), &CreditState::default());
+    let rows = focus_of("2026-10", invoices);
+    let regions = |sku: &str| {
+        let of_sku = rows.iter().filter(|row| row["SkuId"] == sku);
+        of_sku
+            .map(|row| (row["RegionId"].as_str(), row["PricingQuantity"].as_str()))
+            .collect::<Vec<_>>()
+    };
+    // 70 tokens in packages of 50.
+    assert_eq!(regions("other/batch/cached_input"), [("", "2")]);
+    // The volume says at which price all of them are.
+    let input = [("eu-central", "0.00004"), ("eu-north", "0.00017")];
+    assert_eq!(regions("other/batch/input"), input);
+    // 350 tokens at two steps, of 100 and 250.
+    let output = [
+        ("eu-central", "0.000004"),
+        ("eu-north", "0.000096"),
+        ("eu-central", "0.000013"),
+        ("eu-north", "0.000237"),
+    ];
+    assert_eq!(regions("debian-sections/batch/output"), output);
+}
+
+fn focus_of(month: &str, invoices: Vec<Invoice>) -> Vec<Row> {
+    let issuer = issuer([(closing::period(month), invoices)]);
+    rows(cost_and_usage(
+        &issuer,
+        None,
+        FocusVersion::V1_2,
+        &closing::book(),
+        &contracts(),
+    ))
+}
+
+/// Two requests of a tenant without a contract, in two regions.
+fn in_two_regions(model: &str, [first, second]: [i64; 2]) -> [BillingRow; 2] {
+    let one = |n, region: &str, tokens| {
+        let row = closing::event("stranger", n, "2026-10", model, tokens);
+        closing::in_region(row, region)
+    };
+    [
+        one(first, "eu-north", [170, 60, 333]),
+        one(second, "eu-central", [40, 10, 17]),
+    ]
+}
+
+/// What is taken back in one region and comes late in another costs nothing, and is told.
+#[test]
+fn a_correction_is_told_by_region_though_it_adds_up_to_nothing() {
+    let october = in_two_regions("debian-sections", [1, 2]);
+    let closed = closing::close("2026-10", &october);
+    let (issued, credits) = closing::invoices("2026-10", &closed.charges, &contracts(), &CreditState::default());
+    let take_back = Correction {
+        event_id: october[0].event_id,
+        change: Change::Reverse,
+        reason: "a test".to_owned(),
+    };
+    let now = "2026-11-05T00:00:00Z".parse().unwrap();
+    let mut late = correction_rows(&october[0], &take_back, now).unwrap();
+    let again = closing::event("stranger", 3, "2026-10", "debian-sections", [170, 60, 333]);
+    late.push(closing::in_region(again, "eu-south"));
+    let booked = closing::booked(&issued);
+    let closed = closing::try_close("2026-11", &late, &closed.batches, &booked).unwrap();
+    let (invoices, _) = closing::invoices("2026-11", &closed.charges, &contracts(), &credits);
+    assert_eq!(invoices[0].total, Money::ZERO);
+    let rows = focus_of("2026-11", invoices);
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| ["x_TokenType", "RegionId", "ConsumedQuantity", "BilledCost"].map(|column| row[column].as_str()))
+        .collect();
+    let expected = [
+        ["input", "eu-north", "-170", "0"],
+        ["input", "eu-south", "170", "0"],
+        ["cached input", "eu-north", "-60", "0"],
+        ["cached input", "eu-south", "60", "0"],
+        ["output", "eu-north", "-333", "0"],
+        ["output", "eu-south", "333", "0"],
+    ];
+    assert_eq!(told, expected);
 }

@@ -8,25 +8,18 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use billing::report::focus::{FocusVersion, Unbilled, cost_and_usage};
 use billing::report::usage::{Filter, usage};
 use billing::report::{InMemory, Invoiced, render};
-use common::{book, contracts, event, kept, lines, result};
+use common::{REGIONS, Row, book, by_region, contracts, event, issuer, kept, lines, rows, worked_month};
 use schemas::billing as events;
-use schemas::result::ResultRow;
 
 const BEGIN: &str = "<!-- begin: worked month -->\n";
 const END: &str = "<!-- end: worked month -->";
 
 /// What acme's month of 1,001 requests looks like, from a request to the invoice lines.
 fn month() -> String {
-    let requests: Vec<ResultRow> = (0..1_001)
-        .map(|n| ResultRow {
-            input_tokens: 61_000,
-            cached_tokens: 16_000,
-            output_tokens: 120_000,
-            ..result("acme", n)
-        })
-        .collect();
+    let requests = worked_month();
     let ledger: Vec<_> = requests.iter().map(event).collect();
     let (request, row) = (&requests[0], &ledger[0]);
     let table = InMemory(vec![events::to_batch(&ledger).unwrap()]);
@@ -41,13 +34,18 @@ fn month() -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "\nIn November 2026 acme sends {} requests of one kind. The first one's row of `results` says:\n\n\
-         | column | value |\n|---|---|\n| result_id | `{}` |\n| job_id, custom_id | `{}`, `{}` |\n| finished_at | {} |\n\
+        "\nIn November 2026 acme sends {} requests of one kind, of which {} are computed in {} and every third in {}.\n\
+         The first one's row of `results` says:\n\n\
+         | column | value |\n|---|---|\n| result_id | `{}` |\n| job_id, custom_id | `{}`, `{}` |\n| region | {} |\n| finished_at | {} |\n\
          | input_tokens | {}, of which cached {} |\n| output_tokens | {} |\n",
         requests.len(),
+        requests.iter().filter(|request| request.region == REGIONS[0]).count(),
+        REGIONS[0],
+        REGIONS[1],
         request.result_id,
         request.job_id,
         request.custom_id,
+        request.region,
         request.finished_at,
         request.input_tokens,
         request.cached_tokens,
@@ -93,7 +91,48 @@ fn month() -> String {
         total.billed.to_minor(total.currency.unwrap()),
         render::usage_table(&report).unwrap(),
     );
+    out + &in_focus(&table)
+}
+
+/// The month as a FOCUS file has it.
+fn in_focus(table: &InMemory) -> String {
+    let mut out = String::from(
+        "In a FOCUS file each step of a price has a row for each region, with the region's share of the tokens.\n\
+         Unit prices are per million tokens, and make the costs to the last digit:\n\n",
+    );
+    let columns = [
+        "SkuPriceId",
+        "RegionId",
+        "PricingQuantity",
+        "ListUnitPrice",
+        "ContractedUnitPrice",
+        "ListCost",
+        "ContractedCost",
+    ];
+    let _ = writeln!(out, "| {} |\n|---|---|---:|---:|---:|---:|---:|", columns.join(" | "));
+    for row in focus(table).iter().filter(|row| row["ChargeCategory"] == "Usage") {
+        let _ = writeln!(out, "| {} |", columns.map(|column| row[column].as_str()).join(" | "));
+    }
+    out.push('\n');
     out
+}
+
+/// The rows of Cost and Usage.
+fn focus(table: &InMemory) -> Vec<Row> {
+    let (book, contracts, invoiced) = (book(), contracts(), Invoiced::default());
+    let unbilled = Unbilled {
+        report: &usage(table, &book, &contracts, &invoiced, &by_region()).unwrap(),
+        invoiced: &invoiced,
+        closed_through: None,
+        month: None,
+    };
+    rows(cost_and_usage(
+        &issuer([]),
+        Some(unbilled),
+        FocusVersion::V1_2,
+        &book,
+        &contracts,
+    ))
 }
 
 #[test]
@@ -105,6 +144,7 @@ fn the_document_says_what_the_program_computes() {
         "| 8.008 | 8.01 |",
         "| 580.48 | 580.48 |",
         "**660.56**",
+        "| 333.16683 |",
     ] {
         assert!(month.contains(figure), "{figure}\n{month}");
     }

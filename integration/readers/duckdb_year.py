@@ -94,16 +94,19 @@ def load_locks(db: duckdb.DuckDBPyConnection, store: str, zone: str) -> list[str
     return [name for name, _ in files]
 
 
-# What is charged alike, by the month that bills it.
-SOLD = """
-CREATE TABLE sold AS
+# What is charged alike, by region and the month that bills it.
+USED = """
+CREATE TABLE used AS
 SELECT tenant_id, billing_currency AS currency, usage_period, billed_in, model_id, service_tier, meter, price_version,
-       coalesce(contract_version, '') AS contract_version, sum(quantity)::BIGINT AS quantity
+       coalesce(contract_version, '') AS contract_version, region, sum(quantity)::BIGINT AS quantity
 FROM (UNPIVOT (SELECT * FROM event WHERE billable)
       ON input_uncached_tokens, input_cached_tokens, output_tokens INTO NAME meter VALUE quantity)
 WHERE quantity <> 0
 GROUP BY ALL
 """
+
+# Wherever it was used.
+SOLD = "CREATE TABLE sold AS SELECT * EXCLUDE (region, quantity), sum(quantity)::BIGINT AS quantity FROM used GROUP BY ALL"
 
 # Steps count on from month to month: a late event costs what it adds. The price of a model of its own comes
 # before that of any model, and a negotiated one before the list.
@@ -227,6 +230,13 @@ COMPARISONS = {
         " WHERE sku IS NOT NULL GROUP BY ALL HAVING billed <> 0",
         "SELECT tenant_id, usage_period, sku, currency, sum(billed)::HUGEINT AS billed FROM reported GROUP BY ALL HAVING billed <> 0",
     ),
+    "regions": (
+        "SELECT billed_in, usage_period, tenant_id, currency, model_id || '/' || service_tier || '/' || class AS sku, region,"
+        " sum(quantity)::BIGINT FROM used JOIN class USING (meter) GROUP BY ALL HAVING sum(quantity) <> 0",
+        "SELECT strftime(BillingPeriodStart, '%Y-%m'), strftime(ChargePeriodStart, '%Y-%m'), BillingAccountId, BillingCurrency, SkuId,"
+        " RegionId, sum(ConsumedQuantity)::BIGINT FROM read_parquet('{focus}') WHERE SkuMeter <> 'requests'"
+        " GROUP BY ALL HAVING sum(ConsumedQuantity) <> 0",
+    ),
     "focus": (
         "SELECT billed_in, tenant_id, currency, sum(total)::HUGEINT FROM invoice GROUP BY ALL",
         "SELECT strftime(BillingPeriodStart, '%Y-%m'), BillingAccountId, BillingCurrency, sum((BilledCost * 1)::DECIMAL(38,18))::DECIMAL(38,18)"
@@ -248,7 +258,7 @@ def main() -> None:
     [[there]] = db.execute(f"SELECT count(*) FROM delta_scan('{store}/{zone}/billing_events')").fetchall()
     if not rows == ids == there:
         sys.exit(f"{rows} rows in locks with {ids} ids, but {there} in the ledger")
-    for statement in (SOLD, RATED, LINES, DUE, INVOICES, ISSUED.format(store=store)):
+    for statement in (USED, SOLD, RATED, LINES, DUE, INVOICES, ISSUED.format(store=store)):
         db.execute(statement)
     amounts = {name: PARTS.format(f"{name}_amount") for name in ("list", "contracted", "billed")}
     db.execute(REPORTED.format(csv=csv, **amounts))

@@ -22,7 +22,6 @@ use pipeline::committer::{CommitSettings, Committer};
 use pipeline::prices::Prices;
 use pipeline::settings::Settings;
 use pipeline::store::Store;
-use schemas::result::ResultRow;
 
 const BEGIN: &str = "```sql\n";
 const OUTPUT: &str = "```\n\n```text\n";
@@ -31,13 +30,7 @@ const END: &str = "```\n";
 /// The store of the worked month (`billing/tests/worked_month.rs`), closed.
 async fn worked_month(folder: &Path) -> Result<()> {
     let store = Store::open(&format!("file://{}", folder.display()))?;
-    let outcomes = (0..1_001).map(|n| {
-        let result = ResultRow {
-            input_tokens: 61_000,
-            cached_tokens: 16_000,
-            output_tokens: 120_000,
-            ..common::result("acme", n)
-        };
+    let outcomes = common::worked_month().into_iter().map(|result| {
         let billing = common::event(&result);
         Outcome { result, billing }
     });

@@ -7,6 +7,8 @@
 mod store;
 #[path = "trust/plant.rs"]
 mod plant;
+#[path = "trust/breaks.rs"]
+mod breaks;
 
 use std::fs;
 use std::path::Path;
@@ -15,6 +17,7 @@ use anyhow::{Context, Result};
 use billing::event::payload_hash;
 use billing::invoice::Invoice;
 use billing::money::Money;
+use breaks::{Break, counts, line, sums};
 use jiff::SignedDuration;
 use schemas::billing::{BillingRow, EventKind};
 use store::{Books, CLOSED, OPEN};
@@ -28,14 +31,7 @@ async fn books() -> &'static Books {
     made.unwrap_or_else(|error: anyhow::Error| panic!("{error:#}"))
 }
 
-/// What must be found: all of these texts in one line.
-type Break = Vec<String>;
-
 const EDITED: &str = " was edited after 2026-10 was locked: SHA-256 was ";
-
-fn line<const N: usize>(parts: [&str; N]) -> Break {
-    parts.map(str::to_owned).to_vec()
-}
 
 /// Tampers with a copy of the store. Each break must have all parts of one that `plant` expects, and each of
 /// these must be found. A ledger file of a closed month that was written anew is told beside it.
@@ -71,35 +67,6 @@ fn of(kind: EventKind, custom_id: &str) -> impl Fn(&BillingRow) -> bool {
 fn event(books: &Books, month: &str, kind: EventKind, custom_id: &str) -> Result<BillingRow> {
     let row = plant::ledger(books, month)?.into_iter().find(of(kind, custom_id));
     row.with_context(|| format!("{month} has no {} of {custom_id}", kind.as_str()))
-}
-
-/// What follows when a tenant's tokens and amounts are not the same on both sides.
-fn sums(tenant: &str, currency: &str) -> Vec<Break> {
-    let columns = [
-        "requests",
-        "input_uncached_tokens",
-        "input_cached_tokens",
-        "output_tokens",
-    ];
-    let mut sums: Vec<_> = columns
-        .map(|column| vec![format!("{column} of {tenant}: results ")])
-        .to_vec();
-    sums.push(vec![format!("rated in {currency}: results ")]);
-    sums
-}
-
-fn counts(row: &BillingRow, results: u32, events: u32) -> Break {
-    let BillingRow {
-        result_id,
-        tenant_id,
-        job_id,
-        custom_id,
-        ..
-    } = row;
-    let custom_id = custom_id.as_str();
-    vec![format!(
-        "result {result_id} ({tenant_id} {job_id} {custom_id}): {results} rows in results, {events} in billing_events"
-    )]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -385,6 +352,27 @@ async fn one_token_more_is_found() -> Result<()> {
     .await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_that_is_moved_to_another_region_is_found() -> Result<()> {
+    check(|books| {
+        let row = event(books, CLOSED, EventKind::Usage, "row-13")?;
+        plant::edit_event(books, CLOSED, of(EventKind::Usage, "row-13"), true, |row| {
+            row.region = "eu-north".to_owned()
+        })?;
+        let request = format!("result {} (kuwaiti job-of-kuwaiti row-13): ", row.result_id);
+        let was = "region must be \"eu-central\", but is \"eu-north\"".to_owned();
+        let rated = "region is eu-central, but the ledger makes it eu-north".to_owned();
+        let invoice = "2026-10/invoices.jsonl invoice 2026-10-000004 of kuwaiti in KWD, line debian-sections/batch/";
+        let regions = "rated[0].regions.eu-central is ".to_owned();
+        Ok(vec![
+            vec![request, was],
+            vec!["2026-10/rated-00000.parquet row ".to_owned(), rated],
+            vec![invoice.to_owned(), regions],
+        ])
+    })
+    .await
+}
+
 /// What came after October was closed: the reversal and the replacement of this request's event.
 const LATE: &str = "row-41";
 
@@ -498,6 +486,12 @@ async fn an_edited_manifest_or_lock_is_told_from_what_it_says() -> Result<()> {
             "\"KWD\": \"0.473\"",
         )?;
         let told = "2026-10/manifest.json payable.KWD is \"0.473\", but the ledger makes it \"0.472\"";
+        Ok(vec![line([told])])
+    })
+    .await?;
+    check(|books| {
+        plant::replace(&books.closed("manifest.json"), "\"format\": 2", "\"format\": 1")?;
+        let told = "2026-10/manifest.json has format 1, and this version of bitnet reads and writes 2";
         Ok(vec![line([told])])
     })
     .await?;

@@ -334,6 +334,22 @@ async fn an_edited_a_lost_and_an_added_file_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_of_another_format_are_refused_by_name() {
+    let place = Place::with(&october()).await;
+    place.close("2026-10", "2026-11-04T00:00:00Z").await.unwrap();
+    for name in ["manifest.json", "lock.json"] {
+        let file = place.file("2026-10").join(name);
+        let written = fs::read_to_string(&file).unwrap();
+        for (format, other) in [(1, "\"format\": 1"), (3, "\"format\": 3, \"more\": {}")] {
+            fs::write(&file, written.replacen("\"format\": 2", other, 1)).unwrap();
+            let told = format!("2026-10/{name} has format {format}, and this version of bitnet reads and writes 2");
+            place.bitnet(&["billing", "close", "2026-10"]).failed(65, &[&told]);
+        }
+        fs::write(&file, written).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_published_version_with_another_content_rates_nothing() {
     let place = Place::with(&october()).await;
     prices().publish(&place.store).await.unwrap();

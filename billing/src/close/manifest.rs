@@ -10,8 +10,28 @@ use super::rated::Counts;
 use crate::money::Money;
 use crate::period::Period;
 
-/// Version of the lock's and the manifest's form.
-pub const FORMAT: u32 = 1;
+/// Version of the form of a closed month's files.
+pub const FORMAT: u32 = 2;
+
+/// Another version wrote a month's files, in another form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("has format {0}, and this version of bitnet reads and writes {new}; use the version that wrote it", new = FORMAT)]
+pub struct OtherFormat(pub u32);
+
+/// Checks the format of a lock or a manifest, before anything else in it is read. What is none passes.
+///
+/// # Errors
+/// When the format is not [`FORMAT`].
+pub fn check_format(bytes: &[u8]) -> Result<(), OtherFormat> {
+    #[derive(Deserialize)]
+    struct OfAny {
+        format: u32,
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(OfAny { format }) if format != FORMAT => Err(OtherFormat(format)),
+        _ => Ok(()),
+    }
+}
 
 /// How long a month waits for late rows before it is locked, where nothing else is asked.
 pub const GRACE: SignedDuration = SignedDuration::from_hours(72);

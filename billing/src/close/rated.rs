@@ -59,6 +59,8 @@ pub struct Charge {
     pub before: i64,
     /// Quantity charged now; negative if more was taken back than added.
     pub quantity: i64,
+    /// How much of it each region has; they add up to it. A region of which nothing is left is not there.
+    pub regions: BTreeMap<String, i64>,
     /// At list price, exact.
     pub list: Money,
     /// At the tenant's price, exact.
@@ -116,7 +118,7 @@ pub fn rate_month(
     if !events.is_empty() {
         keep_all(&mut events, &mut rated)?;
     }
-    Ok((prices.charges()?, counts))
+    Ok((prices.charges(&held.terms)?, counts))
 }
 
 /// Amounts of one event, in the order of [`Meter::ALL`].
@@ -129,10 +131,18 @@ struct Amounts {
 /// The sums so far, by price.
 #[derive(Default)]
 struct Prices {
-    /// Of the terms at this place; none if they are free of charge.
-    of_terms: Vec<Option<u32>>,
+    /// By the place of the terms; none if they are free of charge.
+    of_terms: Vec<Option<Sold>>,
     index: HashMap<PriceKey, u32>,
     sums: Vec<[Option<Sum>; 4]>,
+}
+
+/// What was sold at some terms.
+struct Sold {
+    /// Of its sums.
+    place: u32,
+    /// In the order of [`Meter::ALL`]; wide enough for what is taken back again later.
+    quantities: [i128; 4],
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -154,6 +164,7 @@ struct Sum {
     negotiated: Option<PricePoint>,
     before: i64,
     quantity: i64,
+    regions: BTreeMap<String, i128>,
     /// List and contracted amounts of `before`, and of everything.
     started: (Money, Money),
     reached: (Money, Money),
@@ -164,15 +175,17 @@ impl Prices {
         let mut amounts = Amounts::default();
         for index in self.of_terms.len()..held.terms.len() {
             let place = self.place(&held.terms[index], inputs)?;
-            self.of_terms.push(place);
+            let quantities = [0; 4];
+            self.of_terms.push(place.map(|place| Sold { place, quantities }));
         }
-        let Some(place) = self.of_terms[event.terms as usize] else {
+        let Some(sold) = &mut self.of_terms[event.terms as usize] else {
             return Ok(amounts);
         };
-        for (at, sum) in self.sums[place as usize].iter_mut().enumerate() {
+        for (at, sum) in self.sums[sold.place as usize].iter_mut().enumerate() {
             let (Some(sum), quantity @ (..=-1 | 1..)) = (sum, event.meters[at]) else {
                 continue;
             };
+            sold.quantities[at] += i128::from(quantity);
             let added = sum.add(quantity).map_err(|source| CloseError::Money {
                 tenant: sum.key.tenant.clone(),
                 source,
@@ -205,7 +218,17 @@ impl Prices {
         Ok(Some(place))
     }
 
-    fn charges(self) -> Result<Vec<Charge>, CloseError> {
+    fn charges(mut self, terms: &[Terms]) -> Result<Vec<Charge>, CloseError> {
+        for (terms, sold) in terms.iter().zip(self.of_terms) {
+            let Some(Sold { place, quantities }) = sold else {
+                continue;
+            };
+            for (sum, quantity) in self.sums[place as usize].iter_mut().zip(quantities) {
+                if let Some(sum) = sum {
+                    *sum.regions.entry(terms.region.clone()).or_default() += quantity;
+                }
+            }
+        }
         let mut charges = Vec::new();
         for sum in self.sums.into_iter().flatten().flatten() {
             let tenant = sum.key.tenant.clone();
@@ -272,6 +295,7 @@ impl Sum {
             negotiated,
             before,
             quantity: 0,
+            regions: BTreeMap::new(),
             started: Default::default(),
             reached: Default::default(),
         };
@@ -299,11 +323,14 @@ impl Sum {
     }
 
     fn charge(self) -> Result<Charge, MoneyError> {
+        let regions = self.regions.into_iter().filter(|(_, quantity)| *quantity != 0);
+        let narrow = |(region, quantity)| Ok((region, i64::try_from(quantity).map_err(|_| OUT_OF_RANGE)?));
         Ok(Charge {
             key: self.key,
             negotiated: self.negotiated.is_some(),
             before: self.before,
             quantity: self.quantity,
+            regions: regions.map(narrow).collect::<Result<_, MoneyError>>()?,
             list: self.reached.0.minus(self.started.0)?,
             contracted: self.reached.1.minus(self.started.1)?,
         })

@@ -175,15 +175,16 @@ impl<'a> Draft<'a> {
                 .push(charge);
         }
         for ((charge_period, sku), charges) in by_line {
+            // What cancels out at two prices or in two regions is a line of zero: later months count on from it.
+            if charges.iter().all(|charge| charge.regions.is_empty()) {
+                continue;
+            }
             let contracted = Money::sum(charges.iter().map(|charge| charge.contracted))?;
             let list = Money::sum(charges.iter().map(|charge| charge.list))?;
             let quantity = charges
                 .iter()
                 .try_fold(0_i64, |sum, charge| sum.checked_add(charge.quantity));
             let quantity = quantity.ok_or(OUT_OF_RANGE)?;
-            if quantity == 0 && contracted == Money::ZERO && list == Money::ZERO {
-                continue;
-            }
             let (kind, what) = match charge_period < self.month.period {
                 true => (LineKind::Correction, "late or corrected usage"),
                 false => (LineKind::Usage, "usage"),
@@ -199,6 +200,7 @@ impl<'a> Draft<'a> {
                 negotiated: charge.negotiated,
                 before: charge.before,
                 quantity: charge.quantity,
+                regions: charge.regions.clone(),
                 list: charge.list,
                 contracted: charge.contracted,
             });

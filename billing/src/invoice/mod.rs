@@ -7,6 +7,8 @@
 mod issue;
 pub mod csv;
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use schemas::ids::TenantId;
 use serde::{Deserialize, Serialize};
@@ -52,6 +54,8 @@ pub struct RatedPart {
     pub before: i64,
     /// Quantity charged now.
     pub quantity: i64,
+    /// How much of it each region has; they add up to it.
+    pub regions: BTreeMap<String, i64>,
     /// At list price, exact.
     pub list: Money,
     /// At the tenant's price, exact.

@@ -1,5 +1,6 @@
 //! What invoices of closed months bill of each month's use, so that a report calls billed what they do.
 
+use std::collections::BTreeMap;
 use std::iter;
 
 use schemas::ids::TenantId;
@@ -40,6 +41,8 @@ pub(crate) struct Sold {
     pub(crate) price_version: String,
     pub(crate) contract_version: Option<String>,
     pub(crate) quantity: i64,
+    /// How much of it each region has; empty where the report does not tell regions apart.
+    pub(crate) regions: BTreeMap<String, i64>,
     pub(crate) list: Money,
     pub(crate) contracted: Money,
 }
@@ -83,7 +86,7 @@ impl Invoices {
             let bill = Bill {
                 contracted: line.contracted,
                 amount: line.amount,
-                at: line.rated.iter().map(Sold::of).collect(),
+                at: line.rated.iter().map(|part| Sold::of(part, filter.by.region)).collect(),
             };
             self.0.push((rounded, invoice.period, bill))?;
         }
@@ -138,11 +141,16 @@ impl Rounded {
 }
 
 impl Sold {
-    fn of(part: &RatedPart) -> Self {
+    fn of(part: &RatedPart, by_region: bool) -> Self {
         Sold {
             price_version: part.price_version.clone(),
             contract_version: part.contract_version.clone(),
             quantity: part.quantity,
+            regions: if by_region {
+                part.regions.clone()
+            } else {
+                BTreeMap::new()
+            },
             list: part.list,
             contracted: part.contracted,
         }
@@ -164,6 +172,10 @@ impl Bill {
             self.at.push(more);
             return Ok(());
         };
+        for (region, quantity) in more.regions {
+            let sum = sold.regions.entry(region).or_default();
+            *sum = sum.saturating_add(quantity);
+        }
         sold.quantity = sold.quantity.saturating_add(more.quantity);
         sold.list = sold.list.plus(more.list)?;
         sold.contracted = sold.contracted.plus(more.contracted)?;

@@ -385,7 +385,7 @@ impl Shared {
 /// `amount` by `quantities`: the share of the first n together is what their quantity earns, rounded down, so
 /// that nothing is lost or made. Nothing is shared where the quantities cancel out, for then nothing was
 /// charged.
-fn share(amount: Money, quantities: &[i64]) -> Result<Vec<Money>, MoneyError> {
+pub(super) fn share(amount: Money, quantities: &[i64]) -> Result<Vec<Money>, MoneyError> {
     let whole: i128 = quantities.iter().map(|quantity| i128::from(*quantity)).sum();
     if whole == 0 {
         return Ok(vec![Money::ZERO; quantities.len()]);

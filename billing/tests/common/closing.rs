@@ -4,7 +4,7 @@ use arrow::array::RecordBatch;
 use billing::close::rated::{Booked, Charge, Counts, Inputs, rate_month};
 use billing::close::{Batches, CloseError};
 use billing::contract::Contracts;
-use billing::event::usage_row;
+use billing::event::{payload_hash, usage_row};
 use billing::invoice::{CreditState, Invoice, Month, issue};
 use billing::period::Period;
 use billing::price_book::PriceBook;
@@ -40,6 +40,15 @@ pub(crate) fn event(tenant: &str, n: i64, month: &str, model: &str, [input, cach
     result.finished_at = format!("{month}-17T09:00:{:02}Z", n % 60).parse().unwrap();
     (result.input_tokens, result.cached_tokens, result.output_tokens) = (input + cached, cached, output);
     usage_row(&result, false, &book(), &contracts(), result.finished_at).unwrap()
+}
+
+pub(crate) fn in_region(row: BillingRow, region: &str) -> BillingRow {
+    let mut row = BillingRow {
+        region: region.to_owned(),
+        ..row
+    };
+    row.payload_hash = payload_hash(&row);
+    row
 }
 
 pub(crate) struct Closed {

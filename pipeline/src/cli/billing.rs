@@ -197,6 +197,10 @@ impl From<PeriodError> for Failure {
             PeriodError::Incomplete { .. } => (Exit::Outage, "run a worker in that zone, then this again"),
             PeriodError::Order { .. } => (Exit::Usage, "close months in order, each once"),
             PeriodError::OtherTerms { .. } => (Exit::Usage, "billing.prices and billing.contracts name the files"),
+            PeriodError::Format { .. } => (
+                Exit::BadInput,
+                "what is closed never changes, so it stays in the form that it was closed in",
+            ),
             PeriodError::Changed { .. } | PeriodError::Object(ObjectError::Differs { .. }) => (
                 Exit::CheckFailed,
                 "restore the file from a backup; what is closed never changes",
@@ -209,6 +213,13 @@ impl From<PeriodError> for Failure {
                 source: CloseError::Io { .. },
                 ..
             } => (Exit::Outage, "check that the store is up, and run again"),
+            PeriodError::Close {
+                source: CloseError::Sort(_),
+                ..
+            } => (
+                Exit::Outage,
+                "a month takes about 200 bytes there for each of its events",
+            ),
             PeriodError::Close { .. } => (Exit::BadInput, "see the causes above; nothing was closed"),
         };
         Failure::new(exit, error).help(remedy)

@@ -15,7 +15,7 @@ pub mod audit;
 use std::collections::BTreeMap;
 
 use billing::close::CloseError;
-use billing::close::manifest::{ClosedFile, FORMAT, Lock, Manifest, Previous, Stage};
+use billing::close::manifest::{ClosedFile, FORMAT, Lock, Manifest, OtherFormat, Previous, Stage, check_format};
 use billing::invoice::{CreditState, Invoice};
 use billing::period::Period;
 use billing::report::usage::Filter;
@@ -23,10 +23,11 @@ use billing::report::{Invoiced, Invoices};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
+use serde::de::DeserializeOwned;
 
 use crate::prices::Prices;
 use crate::prices::published::PublishError;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::tables::TableError;
 use objects::{ObjectError, Objects};
 
@@ -81,6 +82,14 @@ pub enum PeriodError {
         /// How it differs.
         problem: String,
     },
+    /// Another version of bitnet locked or closed the month.
+    #[error("{path} {problem}")]
+    Format {
+        /// The object.
+        path: String,
+        /// Which formats there are.
+        problem: OtherFormat,
+    },
     /// Prices or contracts may not be used.
     #[error(transparent)]
     Published(#[from] PublishError),
@@ -110,6 +119,30 @@ impl PeriodError {
         PeriodError::Table {
             zone: zone.to_owned(),
             source: Box::new(source),
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            PeriodError::Table { source, .. } => source.is_outage(),
+            PeriodError::Object(source) => source.is_outage(),
+            PeriodError::Close {
+                source: CloseError::Io { source, .. },
+                ..
+            } => {
+                let table = source.downcast_ref::<TableError>().is_some_and(TableError::is_outage);
+                let object = source.downcast_ref::<ObjectError>().is_some_and(ObjectError::is_outage);
+                let store = source
+                    .downcast_ref::<object_store::Error>()
+                    .is_some_and(store::is_outage);
+                table || object || store
+            }
+            PeriodError::Close {
+                source: CloseError::Sort(_),
+                ..
+            } => true,
+            _ => false,
         }
     }
 }
@@ -216,6 +249,18 @@ impl Periods {
         Ok(self.objects.lines(&name(period, INVOICES), &bytes)?)
     }
 
+    /// When a closed month was locked, which dates its invoices.
+    ///
+    /// # Errors
+    /// When the month is not locked or the store fails.
+    pub async fn locked_at(&self, period: Period) -> Result<Timestamp, PeriodError> {
+        let lock = self.lock_of(period).await?;
+        lock.map(|lock| lock.locked_at).ok_or_else(|| PeriodError::Order {
+            period,
+            reason: "it is not locked".to_owned(),
+        })
+    }
+
     /// What closed months billed of what `filter` takes.
     ///
     /// # Errors
@@ -251,15 +296,25 @@ impl Periods {
     }
 
     async fn lock_of(&self, period: Period) -> Result<Option<Lock>, PeriodError> {
-        Ok(self
-            .objects
-            .json::<Lock>(&name(period, LOCK))
-            .await?
-            .map(|(lock, _)| lock))
+        Ok(self.json(name(period, LOCK)).await?.map(|(lock, _)| lock))
     }
 
     async fn manifest_of(&self, period: Period) -> Result<Option<(Manifest, String)>, PeriodError> {
-        Ok(self.objects.json(&name(period, MANIFEST)).await?)
+        self.json(name(period, MANIFEST)).await
+    }
+
+    /// A lock or a manifest, and the SHA-256 of its bytes.
+    async fn json<T: DeserializeOwned>(&self, path: String) -> Result<Option<(T, String)>, PeriodError> {
+        let Some(bytes) = self.objects.bytes(&path).await? else {
+            return Ok(None);
+        };
+        if let Err(problem) = check_format(&bytes) {
+            return Err(PeriodError::Format { path, problem });
+        }
+        Ok(Some((
+            self.objects.parse(&path, &bytes)?,
+            ClosedFile::of(&bytes).sha256,
+        )))
     }
 
     /// Every month closed before `period`, which is the next one.

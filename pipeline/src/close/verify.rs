@@ -116,7 +116,7 @@ impl Periods {
         }
         // A lock that cannot be read says nothing about this month; its own month's check says that.
         let next = match self.lock_of(period.next()).await {
-            Err(PeriodError::Object(ObjectError::Damaged { .. })) => None,
+            Err(PeriodError::Object(ObjectError::Damaged { .. }) | PeriodError::Format { .. }) => None,
             next => next?,
         };
         if let Some(lock) = next {

@@ -1,7 +1,10 @@
-//! A line as what each step of its list price and of its contracted price sold.
+//! A line as what each step of its list price and of its contracted price sold in each region.
+
+use std::collections::BTreeMap;
 
 use schemas::ids::TenantId;
 
+use super::regions::Regions;
 use crate::contract::Contracts;
 use crate::money::{Currency, Money, MoneyError};
 use crate::price_book::PriceBook;
@@ -11,9 +14,10 @@ use crate::sku::{Meter, Sku};
 /// Tokens that a price is stated for.
 const UNIT_TOKENS: i128 = 1_000_000;
 
-/// What was sold at one list price and one contracted price.
+/// What was sold at one list price and one contracted price, in one region if that can be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Charge {
+    pub(super) region: Option<String>,
     /// In the unit of the meter.
     pub(super) consumed: i64,
     /// In `pricing_unit`.
@@ -36,6 +40,8 @@ pub(super) struct Sold<'a> {
     pub(super) price_version: &'a str,
     pub(super) contract_version: Option<&'a str>,
     pub(super) quantity: i64,
+    /// How much of it is known to be of which region.
+    pub(super) regions: &'a BTreeMap<String, i64>,
     pub(super) list: Money,
     pub(super) contracted: Money,
 }
@@ -49,20 +55,21 @@ pub(super) fn charges(line: &Sold<'_>, book: &PriceBook, contracts: &Contracts) 
         .and_then(|name| contracts.version(line.tenant.as_str(), name));
     let negotiated = contract.and_then(|contract| contract.negotiated(line.sku));
     let Some(contracted) = negotiated.or(list) else {
-        return Ok(vec![whole(line)]);
+        return Ok(vec![whole(line)?]);
     };
     let list = list.unwrap_or(contracted);
     match (list.model, contracted.model) {
         (Model::Package { units: a }, Model::Package { units: b }) if a == b => packages(line, list, contracted, a),
-        (Model::Package { .. }, _) | (_, Model::Package { .. }) => Ok(vec![whole(line)]),
+        (Model::Package { .. }, _) | (_, Model::Package { .. }) => Ok(vec![whole(line)?]),
         _ => steps(line, list, contracted),
     }
 }
 
-/// Cut wherever one of the two prices changes.
+/// Cut wherever one of the two prices changes, and dealt out to the regions.
 fn steps(line: &Sold<'_>, list: &PricePoint, contracted: &PricePoint) -> Result<Vec<Charge>, MoneyError> {
     let (list, contracted) = (portions(list, line.quantity)?, portions(contracted, line.quantity)?);
     let (mut of_list, mut of_contract) = (list.iter().copied().peekable(), contracted.iter().copied().peekable());
+    let mut regions = Regions::of(line)?;
     let mut charges = Vec::new();
     let (mut from_list, mut from_contract) = (0_i64, 0_i64);
     while let (Some(a), Some(b)) = (of_list.peek().copied(), of_contract.peek().copied()) {
@@ -72,7 +79,9 @@ fn steps(line: &Sold<'_>, list: &PricePoint, contracted: &PricePoint) -> Result<
         } else {
             left_b
         };
-        charges.push(charge(line, &a, &b, quantity)?);
+        for (region, units) in regions.deal(quantity)? {
+            charges.push(charge(line, region, (&a, &b), units)?);
+        }
         (from_list, from_contract) = (from_list + quantity, from_contract + quantity);
         if from_list == a.quantity {
             of_list.next();
@@ -86,10 +95,16 @@ fn steps(line: &Sold<'_>, list: &PricePoint, contracted: &PricePoint) -> Result<
     Ok(charges)
 }
 
-fn charge(line: &Sold<'_>, list: &Portion, contracted: &Portion, quantity: i64) -> Result<Charge, MoneyError> {
+fn charge(
+    line: &Sold<'_>,
+    region: Option<String>,
+    (list, contracted): (&Portion, &Portion),
+    quantity: i64,
+) -> Result<Charge, MoneyError> {
     let unit = if line.sku.meter.is_tokens() { UNIT_TOKENS } else { 1 };
     let (list_unit_price, contracted_unit_price) = (unit_price(list, unit)?, unit_price(contracted, unit)?);
     Ok(Charge {
+        region,
         consumed: quantity,
         pricing_quantity: Money::from_parts(i128::from(quantity) * (10_i128.pow(18) / unit))?,
         pricing_unit: pricing_unit(line.sku.meter, unit),
@@ -116,12 +131,14 @@ fn product(price: Money, quantity: i64, unit: i128) -> Result<Money, MoneyError>
     Money::from_parts((price.parts() / unit).checked_mul(quantity.into()).unwrap_or(i128::MAX))
 }
 
-/// Whole packages of the same size in both prices.
+/// Whole packages of the same size in both prices; several regions may have filled one together.
 fn packages(line: &Sold<'_>, list: &PricePoint, contracted: &PricePoint, size: i64) -> Result<Vec<Charge>, MoneyError> {
     let (list, contracted) = (portions(list, line.quantity)?, portions(contracted, line.quantity)?);
+    let region = Regions::of(line)?.only();
     let of_both = list.iter().zip(&contracted).map(|(list, contracted)| {
         let (list_unit_price, contracted_unit_price) = (unit_price(list, 1)?, unit_price(contracted, 1)?);
         Ok(Charge {
+            region: region.clone(),
             consumed: line.quantity,
             pricing_quantity: Money::from_parts(i128::from(list.quantity) * 10_i128.pow(18))?,
             pricing_unit: pricing_unit(line.sku.meter, size.into()),
@@ -136,13 +153,14 @@ fn packages(line: &Sold<'_>, list: &PricePoint, contracted: &PricePoint, size: i
 }
 
 /// Prices in units that do not go into one another: the line is one thing sold once.
-fn whole(line: &Sold<'_>) -> Charge {
+fn whole(line: &Sold<'_>) -> Result<Charge, MoneyError> {
     let one = Money::from_parts(10_i128.pow(18)).unwrap_or_default();
     let (sign, list, contracted) = match line.contracted < Money::ZERO {
         true => (one.negated(), line.list.negated(), line.contracted.negated()),
         false => (one, line.list, line.contracted),
     };
-    Charge {
+    Ok(Charge {
+        region: Regions::of(line)?.only(),
         consumed: line.quantity,
         pricing_quantity: sign,
         pricing_unit: "Months".to_owned(),
@@ -151,7 +169,7 @@ fn whole(line: &Sold<'_>) -> Charge {
         list_cost: line.list,
         contracted_cost: line.contracted,
         step: 1,
-    }
+    })
 }
 
 fn pricing_unit(meter: Meter, units: i128) -> String {

@@ -32,7 +32,7 @@ pub(super) static V1_4: Version = Version {
 
 impl Version {
     /// The cells of a row, one for each column.
-    pub(super) fn cells(&self, row: &Row, issuer: &Issuer) -> Vec<Cell> {
+    pub(super) fn cells(&self, row: &Row, issuer: &Issuer<'_>) -> Vec<Cell> {
         let mut cells = Cells::of(self.columns);
         common(&mut cells, row, issuer);
         (self.more)(&mut cells, row, issuer);
@@ -66,8 +66,6 @@ const COMMON: [Column; 33] = [
     column("PricingCategory", Kind::Text),
     column("PricingQuantity", Kind::Exact),
     column("PricingUnit", Kind::Text),
-    // A row is what a month sold at one price, wherever: no price depends on the region, and the steps of a price
-    // count across them. So both stay null.
     column("RegionId", Kind::Text),
     column("RegionName", Kind::Text),
     column("ServiceCategory", Kind::Text),
@@ -113,7 +111,7 @@ const fn all<const MORE: usize, const ALL: usize>(more: [Column; MORE]) -> [Colu
     all
 }
 
-fn common(cells: &mut Cells, row: &Row, issuer: &Issuer) {
+fn common(cells: &mut Cells, row: &Row, issuer: &Issuer<'_>) {
     let amount = |amount: Money| Cell::Exact(amount, Some(row.currency));
     cells.set("BillingAccountId", text(row.tenant.as_str()));
     cells.set("BillingCurrency", text(row.currency.code()));
@@ -152,7 +150,7 @@ fn common(cells: &mut Cells, row: &Row, issuer: &Issuer) {
             charge,
         } => {
             let exact = |amount: Money| Cell::Exact(amount, None);
-            usage(cells, sku, charge.consumed);
+            usage(cells, sku, charge.region.as_deref(), charge.consumed);
             cells.set("ContractedUnitPrice", exact(charge.contracted_unit_price));
             cells.set("ListUnitPrice", exact(charge.list_unit_price));
             cells.set("PricingQuantity", exact(charge.pricing_quantity));
@@ -162,8 +160,10 @@ fn common(cells: &mut Cells, row: &Row, issuer: &Issuer) {
             cells.set("x_PriceBook", text(price_book));
             cells.set("x_PriceVersion", text(price_version));
         }
-        RowKind::Correction { sku, quantity, .. } => {
-            usage(cells, sku, *quantity);
+        RowKind::Correction {
+            sku, region, quantity, ..
+        } => {
+            usage(cells, sku, region.as_deref(), *quantity);
             cells.set("ChargeClass", text("Correction"));
         }
         RowKind::Other {
@@ -180,7 +180,7 @@ fn common(cells: &mut Cells, row: &Row, issuer: &Issuer) {
 }
 
 /// What usage rows and their corrections have in common.
-fn usage(cells: &mut Cells, sku: &Sku, quantity: i64) {
+fn usage(cells: &mut Cells, sku: &Sku, region: Option<&str>, quantity: i64) {
     let class = sku.meter.class().replace('_', " ");
     let (unit, noun) = if sku.meter.is_tokens() {
         ("Tokens", " tokens")
@@ -195,6 +195,8 @@ fn usage(cells: &mut Cells, sku: &Sku, quantity: i64) {
     cells.set("ConsumedQuantity", Cell::Exact(consumed, None));
     cells.set("ConsumedUnit", text(unit));
     cells.set("PricingCategory", text("Standard"));
+    cells.set("RegionId", Cell::text(region));
+    cells.set("RegionName", Cell::text(region));
     cells.set("SkuId", text(sku.to_string()));
     cells.set("SkuMeter", text(sku.meter.column()));
     cells.set("x_Model", text(&sku.model_id));

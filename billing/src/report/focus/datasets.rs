@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use schemas::ids::TenantId;
 use serde_json::json;
 
-use super::Issuer;
 use super::columns::sku_of_terms;
 use super::rows::ROUNDING;
+use super::{Issuer, each, sheet};
 use crate::invoice::{Invoice, InvoiceLine, LineKind};
 use crate::money::{Currency, Money};
 use crate::period::Period;
@@ -67,21 +68,18 @@ impl Numbers {
 
 /// Invoice Detail: a row for each line of each invoice, as rounded there, and one for its tax. What Cost and
 /// Usage has as rounding is in the lines, so that a row of zero stands for it.
-pub fn invoice_details<'a>(issuer: &'a Issuer, numbers: &'a Numbers) -> Sheet<'a> {
-    let invoices = issuer.closed.values().flatten();
-    let rows = invoices.flat_map(move |invoice| {
-        let lines = invoice.lines.iter();
-        let lines = lines.map(move |line| Detail::of(line, numbers.adjusted(invoice, line)));
-        let tax = (invoice.tax != Money::ZERO).then(|| Detail::tax(invoice));
-        let rounding = (invoice.adjustment != Money::ZERO).then(|| Detail::rounding(invoice));
-        let details = lines.chain(tax).chain(rounding);
-        details.map(move |detail| detail.cells(issuer, invoice))
+pub fn invoice_details<'a>(issuer: &'a Issuer<'_>, numbers: &'a Numbers) -> Sheet<'a> {
+    let rows = issuer.invoices().flat_map(move |invoice| {
+        each(invoice.map(|invoice| {
+            let lines = invoice.lines.iter();
+            let lines = lines.map(|line| Detail::of(line, numbers.adjusted(&invoice, line)));
+            let tax = (invoice.tax != Money::ZERO).then(|| Detail::tax(&invoice));
+            let rounding = (invoice.adjustment != Money::ZERO).then(|| Detail::rounding(&invoice));
+            let details = lines.chain(tax).chain(rounding);
+            details.map(|detail| detail.cells(issuer, &invoice)).collect()
+        }))
     });
-    Sheet {
-        name: "InvoiceDetail",
-        columns: &INVOICE_DETAIL,
-        rows: Box::new(rows.map(Ok)),
-    }
+    sheet("InvoiceDetail", &INVOICE_DETAIL, rows)
 }
 
 /// What one row says that others of its invoice do not.
@@ -153,7 +151,7 @@ impl<'a> Detail<'a> {
         }
     }
 
-    fn cells(self, issuer: &Issuer, invoice: &Invoice) -> Vec<Cell> {
+    fn cells(self, issuer: &Issuer<'_>, invoice: &Invoice) -> Vec<Cell> {
         let days = invoice.due_at.duration_since(invoice.issued_at).as_hours() / 24;
         let exact = |amount: fn(&InvoiceLine) -> Money| {
             let line = self.line.map(amount);
@@ -185,30 +183,27 @@ impl<'a> Detail<'a> {
     }
 }
 
-/// Billing Period: a row for each closed month, and for each of these others.
-pub fn billing_periods(open: impl IntoIterator<Item = Period>, issuer: &Issuer) -> Sheet<'_> {
-    let mut periods: Vec<Period> = open.into_iter().chain(issuer.closed.keys().copied()).collect();
+/// Billing Period: a row for each month that is `closed`, with the moment when it was, and for each other one.
+pub fn billing_periods<'a>(
+    open: impl IntoIterator<Item = Period>,
+    closed: &'a BTreeMap<Period, Timestamp>,
+    issuer: &'a str,
+) -> Sheet<'a> {
+    let mut periods: Vec<Period> = open.into_iter().chain(closed.keys().copied()).collect();
     periods.sort_unstable();
     periods.dedup();
-    let rows = periods.into_iter().map(|period| {
-        let closed = issuer.closed.get(&period);
-        let issued_at = closed
-            .and_then(|invoices| invoices.first())
-            .map(|invoice| invoice.issued_at);
-        vec![
+    let rows = periods.into_iter().map(move |period| {
+        let closed_at = closed.get(&period);
+        Ok(vec![
             Cell::Time(period.start()),
             Cell::Time(period.end()),
-            Cell::Time(issued_at.unwrap_or(period.start())),
+            Cell::Time(closed_at.copied().unwrap_or(period.start())),
             Cell::Time(period.start()),
-            text(if closed.is_some() { "Closed" } else { "Open" }),
-            text(&issuer.name),
-        ]
+            text(if closed_at.is_some() { "Closed" } else { "Open" }),
+            text(issuer),
+        ])
     });
-    Sheet {
-        name: "BillingPeriod",
-        columns: &BILLING_PERIOD,
-        rows: Box::new(rows.map(Ok)),
-    }
+    sheet("BillingPeriod", &BILLING_PERIOD, rows)
 }
 
 fn text(text: impl Into<String>) -> Cell {

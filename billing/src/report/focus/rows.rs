@@ -3,13 +3,14 @@
 use schemas::ids::TenantId;
 
 use super::charge::{Charge, Sold, charges};
-use super::{Issuer, Unbilled};
+use super::regions::Regions;
 use crate::contract::Contracts;
 use crate::invoice::{Invoice, InvoiceLine, LineKind};
 use crate::money::{Currency, Money, MoneyError};
 use crate::period::Period;
 use crate::price_book::PriceBook;
 use crate::report::ReportError;
+use crate::report::lines::share;
 use crate::sku::Sku;
 
 /// What an `Adjustment` is for.
@@ -31,7 +32,7 @@ pub(super) struct Row {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RowKind {
-    /// What a line sold at one step of its price.
+    /// What a line sold at one step of its price in one region.
     Usage {
         sku: Sku,
         price_book: String,
@@ -42,6 +43,7 @@ pub(super) enum RowKind {
     /// Usage of an earlier month, at amounts that no unit price times a quantity makes.
     Correction {
         sku: Sku,
+        region: Option<String>,
         quantity: i64,
         list: Money,
         contracted: Money,
@@ -54,25 +56,15 @@ pub(super) enum RowKind {
     },
 }
 
-/// Every row, those of closed months first.
-pub(super) fn rows(
-    issuer: &Issuer,
-    unbilled: Option<&Unbilled<'_>>,
-    book: &PriceBook,
-    contracts: &Contracts,
-) -> Result<Vec<Row>, ReportError> {
+/// The rows of an invoice.
+pub(super) fn of_invoice(invoice: &Invoice, book: &PriceBook, contracts: &Contracts) -> Result<Vec<Row>, ReportError> {
     let mut rows = Vec::new();
-    for invoice in issuer.closed.values().flatten() {
-        let made = of_invoice(invoice, book, contracts, &mut rows);
-        made.map_err(|source| money(&invoice.tenant_id, invoice.period, source))?;
-    }
-    if let Some(unbilled) = unbilled {
-        unbilled.rows(book, contracts, &mut rows)?;
-    }
+    let added = add_invoice(invoice, book, contracts, &mut rows);
+    added.map_err(|source| money(&invoice.tenant_id, invoice.period, source))?;
     Ok(rows)
 }
 
-fn of_invoice(
+fn add_invoice(
     invoice: &Invoice,
     book: &PriceBook,
     contracts: &Contracts,
@@ -102,6 +94,7 @@ fn of_invoice(
                 price_version: &part.price_version,
                 contract_version: part.contract_version.as_deref(),
                 quantity: part.quantity,
+                regions: &part.regions,
                 list: part.list,
                 contracted: part.contracted,
             };
@@ -111,7 +104,9 @@ fn of_invoice(
                 }
                 continue;
             }
-            add(line.charge_period, detail(), RowKind::correction(&sold));
+            for kind in corrections(&sold)? {
+                add(line.charge_period, detail(), kind);
+            }
         }
     }
     if invoice.tax != Money::ZERO {
@@ -129,15 +124,22 @@ fn of_invoice(
     Ok(())
 }
 
-impl RowKind {
-    pub(super) fn correction(sold: &Sold<'_>) -> Self {
-        RowKind::Correction {
-            sku: sold.sku.clone(),
-            quantity: sold.quantity,
-            list: sold.list,
-            contracted: sold.contracted,
-        }
-    }
+/// One for each region, which share the amounts by quantity.
+pub(super) fn corrections(sold: &Sold<'_>) -> Result<Vec<RowKind>, MoneyError> {
+    let regions = Regions::of(sold)?;
+    let quantities = regions.quantities();
+    let amounts = share(sold.list, &quantities)?
+        .into_iter()
+        .zip(share(sold.contracted, &quantities)?);
+    let of_regions = regions.0.into_iter().zip(amounts);
+    let kinds = of_regions.map(|((region, quantity), (list, contracted))| RowKind::Correction {
+        sku: sold.sku.clone(),
+        region,
+        quantity,
+        list,
+        contracted,
+    });
+    Ok(kinds.collect())
 }
 
 pub(super) fn usage(sold: &Sold<'_>, book: &PriceBook, charge: Charge) -> RowKind {

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use billing::period::Period;
 use billing::report::focus::{
-    FocusVersion, Issuer, Numbers, Unbilled, billing_periods, cost_and_usage, invoice_details,
+    FocusVersion, Issuer, Numbers, ReadInvoices, Unbilled, billing_periods, cost_and_usage, invoice_details,
 };
-use billing::report::render;
 use billing::report::usage::Filter;
+use billing::report::{By, render};
 use clap::{Args, ValueEnum};
 use schemas::ids::TenantId;
+use tokio::runtime::Handle;
+use tokio::task;
 
 use super::output::{RowFormat, Target};
 use super::pinned::Pinned;
@@ -69,31 +71,35 @@ impl Focus {
     pub(super) async fn run(&self, settings: &Settings) -> Result<(), Failure> {
         let periods = Periods::new(Store::open(&settings.store.uri)?);
         let closed: Vec<Period> = periods.closed().await?.into_keys().collect();
-        let mut issuer = Issuer {
-            name: self.issuer.clone(),
-            closed: BTreeMap::new(),
-        };
-        // What corrects an invoice of another month names it.
-        let mut numbers = Numbers::default();
-        let wanted = |period: &&Period| self.asks_for(**period) || self.dataset == Dataset::InvoiceDetail;
-        for period in closed.iter().filter(wanted) {
-            let mut invoices = periods.invoices(*period).await?;
-            invoices.retain(|invoice| self.tenant.as_ref().is_none_or(|tenant| *tenant == invoice.tenant_id));
-            invoices.iter().for_each(|invoice| numbers.add(invoice));
-            if self.asks_for(*period) {
-                issuer.closed.insert(*period, invoices);
-            }
-        }
+        let asked: Vec<Period> = closed.iter().copied().filter(|period| self.asks_for(*period)).collect();
         match self.dataset {
-            Dataset::InvoiceDetail => self.target.rows(invoice_details(&issuer, &numbers), self.format, &[]),
+            Dataset::InvoiceDetail => {
+                // What corrects an invoice of another month names it.
+                let mut numbers = Numbers::default();
+                for period in &closed {
+                    periods
+                        .invoices(*period)
+                        .await?
+                        .iter()
+                        .for_each(|invoice| numbers.add(invoice));
+                }
+                let issuer = self.issuer(&periods, &asked);
+                self.target.rows(invoice_details(&issuer, &numbers), self.format, &[])
+            }
             Dataset::BillingPeriod => {
                 let pinned = Pinned::open(settings).await?;
                 let open = pinned
                     .months()
                     .filter(|period| !closed.contains(period) && self.asks_for(*period));
-                self.target.rows(billing_periods(open, &issuer), self.format, &[])
+                let mut closed_at = BTreeMap::new();
+                for period in &asked {
+                    closed_at.insert(*period, periods.locked_at(*period).await?);
+                }
+                let sheet = billing_periods(open, &closed_at, &self.issuer);
+                self.target.rows(sheet, self.format, &[])
             }
             Dataset::CostAndUsage => {
+                let issuer = self.issuer(&periods, &asked);
                 self.cost_and_usage(settings, &periods, &issuer, closed.last().copied())
                     .await
             }
@@ -104,7 +110,7 @@ impl Focus {
         &self,
         settings: &Settings,
         periods: &Periods,
-        issuer: &Issuer,
+        issuer: &Issuer<'_>,
         closed_through: Option<Period>,
     ) -> Result<(), Failure> {
         let prices = Prices::load(&settings.billing)?;
@@ -114,7 +120,7 @@ impl Focus {
         };
         if self.month.is_some() && self.month <= closed_through {
             // Closed: its invoices say it all.
-            let sheet = cost_and_usage(issuer, None, version, &prices.book, &prices.contracts)?;
+            let sheet = cost_and_usage(issuer, None, version, &prices.book, &prices.contracts);
             return self.target.rows(sheet, self.format, &[]);
         }
         // The first open month bills what came late to closed ones, too.
@@ -122,7 +128,10 @@ impl Focus {
         let filter = Filter {
             tenant: self.tenant.clone(),
             period: self.month.filter(later).map(|month| month.to_string()),
-            ..Filter::default()
+            by: By {
+                region: true,
+                ..By::default()
+            },
         };
         let invoiced = periods.invoiced(&filter).await?;
         let report = usage_report(settings, &filter, &prices, &invoiced).await?;
@@ -132,8 +141,26 @@ impl Focus {
             closed_through,
             month: self.month,
         };
-        let sheet = cost_and_usage(issuer, Some(&unbilled), version, &prices.book, &prices.contracts)?;
+        let sheet = cost_and_usage(issuer, Some(unbilled), version, &prices.book, &prices.contracts);
         self.target.rows(sheet, self.format, &render::notes(&report))
+    }
+
+    /// Reads the invoices of some closed months, one month after the other, from a thread of the runtime.
+    fn issuer<'a>(&'a self, periods: &'a Periods, closed: &[Period]) -> Issuer<'a> {
+        let runtime = Handle::current();
+        let closed = closed.iter().map(|period| {
+            let (period, runtime) = (*period, runtime.clone());
+            let read: ReadInvoices<'a> = Box::new(move || {
+                let mut invoices = task::block_in_place(|| runtime.block_on(periods.invoices(period)))?;
+                invoices.retain(|invoice| self.tenant.as_ref().is_none_or(|tenant| *tenant == invoice.tenant_id));
+                Ok(invoices)
+            });
+            (period, read)
+        });
+        Issuer {
+            name: self.issuer.clone(),
+            closed: closed.collect(),
+        }
     }
 
     fn asks_for(&self, period: Period) -> bool {

@@ -14,7 +14,7 @@ use billing::report::{ReportError, render};
 use clap::{Args, Subcommand};
 
 use super::{Exit, Failure};
-use crate::close::{Periods, verify};
+use crate::close::{PeriodError, Periods, verify};
 use crate::jobs::records;
 use crate::prices::Prices;
 use crate::settings::Settings;
@@ -112,35 +112,39 @@ pub(super) async fn print_reconciliation(settings: &Settings, drained: bool) -> 
 
 impl From<ReportError> for Failure {
     fn from(error: ReportError) -> Failure {
-        let (exit, remedy) = match &error {
-            ReportError::Table { source, .. } if is_damaged(source.as_ref()) => (
-                Exit::CheckFailed,
-                "a file of the table is damaged or gone; restore it from a backup",
-            ),
-            ReportError::Table { .. } => (Exit::Outage, "check that the store is up, and run again"),
-            ReportError::Terms { .. } | ReportError::Rate { .. } => (
-                Exit::Usage,
-                "name the right files in billing.prices and billing.contracts",
-            ),
-            ReportError::Sort(_) => (
-                Exit::Outage,
-                "the report is as large as the table; name --month or --tenant",
-            ),
-            ReportError::Row { .. }
-            | ReportError::Period { .. }
-            | ReportError::Money { .. }
-            | ReportError::Quantity { .. } => (
-                Exit::BadInput,
-                "the table holds rows that this version of bitnet did not write",
-            ),
-        };
+        let (exit, remedy) = remedy(&error);
         Failure::new(exit, error).help(remedy)
+    }
+}
+
+/// How a command ends that cannot make a report, and what to do.
+fn remedy(error: &ReportError) -> (Exit, &'static str) {
+    match error {
+        ReportError::Table { source, .. } if is_damaged(source.as_ref()) => {
+            (Exit::CheckFailed, "a file is damaged or gone; restore it from a backup")
+        }
+        ReportError::Table { .. } => (Exit::Outage, "check that the store is up, and run again"),
+        ReportError::Terms { .. } | ReportError::Rate { .. } => (
+            Exit::Usage,
+            "name the right files in billing.prices and billing.contracts",
+        ),
+        ReportError::Sort(_) => (
+            Exit::Outage,
+            "the report is as large as the table; name --month or --tenant",
+        ),
+        ReportError::Row { .. }
+        | ReportError::Period { .. }
+        | ReportError::Money { .. }
+        | ReportError::Quantity { .. } => (
+            Exit::BadInput,
+            "the table holds rows that this version of bitnet did not write",
+        ),
     }
 }
 
 /// Whether the table itself is at fault, and not the way to it.
 fn is_damaged(error: &(dyn std::error::Error + 'static)) -> bool {
-    error
-        .downcast_ref::<TableError>()
-        .is_some_and(|error| !error.is_outage())
+    let table = error.downcast_ref::<TableError>().map(TableError::is_outage);
+    let month = error.downcast_ref::<PeriodError>().map(PeriodError::is_outage);
+    table.or(month) == Some(false)
 }

@@ -1,13 +1,16 @@
 //! Where a report goes, and in which form.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use billing::report::ReportError;
 use billing::report::render::{self, WorkbookError};
 use billing::report::sheet::Sheet;
 use clap::{Args, ValueEnum};
 
+use super::remedy;
 use crate::cli::partial::Partial;
 use crate::cli::{Exit, Failure};
 
@@ -56,8 +59,8 @@ impl Target {
     /// Writes one sheet as rows.
     pub(super) fn rows(&self, sheet: Sheet<'_>, format: RowFormat, notes: &[(String, String)]) -> Result<(), Failure> {
         match format {
-            RowFormat::Csv => self.text(|out| render::csv(sheet, out).map_err(internal)),
-            RowFormat::Parquet => self.binary(|file| render::parquet(sheet, notes, file).map_err(internal)),
+            RowFormat::Csv => self.text(|out| render::csv(sheet, out).map_err(written)),
+            RowFormat::Parquet => self.binary(|file| render::parquet(sheet, notes, file).map_err(written)),
         }
     }
 }
@@ -68,7 +71,17 @@ fn to_file(path: &Path, write: impl FnOnce(&mut File) -> Result<(), Failure>) ->
     partial.finish()
 }
 
-pub(super) fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+/// Rows are made while they are written, so that either may have gone wrong.
+pub(super) fn written(error: impl Error + Send + Sync + 'static) -> Failure {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+    while let Some(current) = cause {
+        let made = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(report) = made.and_then(|made| made.downcast_ref::<ReportError>()) {
+            let (exit, remedy) = remedy(report);
+            return Failure::new(exit, error).help(remedy);
+        }
+        cause = current.source();
+    }
     Failure::new(Exit::Internal, error)
 }
 
@@ -76,7 +89,7 @@ impl From<WorkbookError> for Failure {
     fn from(error: WorkbookError) -> Failure {
         match error {
             WorkbookError::Rows => Failure::new(Exit::Usage, error).help("write CSV or Parquet, or ask for one month"),
-            WorkbookError::Write(_) => internal(error),
+            WorkbookError::Write(_) => written(error),
         }
     }
 }

@@ -7,7 +7,7 @@ use billing::report::{By, Invoiced, render};
 use clap::{Args, ValueEnum};
 use schemas::ids::TenantId;
 
-use super::output::{RowFormat, Target, internal};
+use super::output::{RowFormat, Target, written};
 use super::pinned::Pinned;
 use crate::cli::Failure;
 use crate::close::Periods;
@@ -93,7 +93,7 @@ impl Usage {
                 .binary(|file| Ok(render::xlsx(vec![lines, totals], &notes, file)?)),
             Format::Html => self
                 .target
-                .text(|out| render::html(&report, &self.title(), out).map_err(internal)),
+                .text(|out| render::html(&report, &self.title(), out).map_err(written)),
         }
     }
 

@@ -10,21 +10,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
 use billing::close::CloseError;
-use billing::close::manifest::{ClosedFile, FORMAT, Lock, Manifest};
+use billing::close::manifest::{ClosedFile, Lock, Manifest, check_format};
 use billing::close::rated::{Booked, Charge, Counts};
 use billing::invoice::{CreditState, Invoice};
 use billing::period::Period;
 use billing::report::MonthCheck;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::ledger::RatedRows;
-use super::objects::ObjectError;
 use super::verify::Finding;
 use super::write::{Before, Bill, Files};
 use super::{CREDITS, INVOICES, LOCK, MANIFEST, PeriodError, Periods, name, same_terms};
 use crate::prices::Prices;
-use crate::store;
-use crate::tables::TableError;
 use rows::RowCheck;
 use values::value;
 
@@ -137,15 +135,15 @@ impl Periods {
                 audit.find(path, how);
                 None
             }
-            Some(bytes) => match serde_json::from_slice::<Manifest>(&bytes) {
+            Some(bytes) => match read::<Manifest>(&bytes) {
                 Ok(manifest) => {
                     if bytes != self.objects.to_json(MANIFEST, &manifest)? {
                         audit.find(path, "was edited: it is not written as it was".to_owned());
                     }
                     Some(manifest)
                 }
-                Err(error) => {
-                    audit.find(path, format!("cannot be read: {error}; restore it from a backup"));
+                Err(problem) => {
+                    audit.find(path, problem);
                     None
                 }
             },
@@ -185,11 +183,10 @@ impl Periods {
             );
             return Ok(None);
         };
-        let lock = match serde_json::from_slice::<Lock>(&bytes) {
+        let lock = match read::<Lock>(&bytes) {
             Ok(lock) => lock,
-            Err(error) => {
-                let problem = format!("cannot be read: {error}; the month cannot be rated again until it is restored");
-                audit.find(path, problem);
+            Err(problem) => {
+                audit.find(path, format!("{problem}; until then the month cannot be rated again"));
                 return Ok(None);
             }
         };
@@ -236,7 +233,7 @@ impl Periods {
             Err(error) => Err(error),
         };
         match made {
-            Err(error) if !is_outage(&error) => {
+            Err(error) if !error.is_outage() => {
                 audit.find(path, format!("cannot be rated again: {}", chain(&error)));
                 Ok(None)
             }
@@ -330,7 +327,7 @@ impl Periods {
         manifest: &Manifest,
     ) -> Result<Manifest, PeriodError> {
         let mut expected = manifest.clone();
-        (expected.format, expected.period) = (FORMAT, stored.period);
+        expected.period = stored.period;
         expected.counts = made.counts.clone();
         let mut makes = made.rated.clone();
         if made.whole {
@@ -394,6 +391,12 @@ impl Carried {
     }
 }
 
+/// What a lock or a manifest says, or why that cannot be told.
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    check_format(bytes).map_err(|problem| problem.to_string())?;
+    serde_json::from_slice(bytes).map_err(|error| format!("cannot be read: {error}; restore it from a backup"))
+}
+
 /// The error and its causes.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -403,24 +406,4 @@ fn chain(error: &dyn Error) -> String {
         cause = current.source();
     }
     text
-}
-
-/// Whether the same call may succeed later.
-fn is_outage(error: &PeriodError) -> bool {
-    match error {
-        PeriodError::Table { source, .. } => source.is_outage(),
-        PeriodError::Object(source) => source.is_outage(),
-        PeriodError::Close {
-            source: CloseError::Io { source, .. },
-            ..
-        } => {
-            let table = source.downcast_ref::<TableError>().is_some_and(TableError::is_outage);
-            let object = source.downcast_ref::<ObjectError>().is_some_and(ObjectError::is_outage);
-            let store = source
-                .downcast_ref::<object_store::Error>()
-                .is_some_and(store::is_outage);
-            table || object || store
-        }
-        _ => false,
-    }
 }
