@@ -18,8 +18,10 @@ use parquet::file::properties::WriterProperties;
 use crate::money::MONEY_SCALE;
 use crate::report::sheet::{Cell, Kind, Sheet};
 
-/// Rows in memory at a time.
+/// Rows that are encoded at a time.
 const BATCH_ROWS: usize = 8_192;
+/// Rows of a row group, which is in memory until it is whole.
+const GROUP_ROWS: usize = 8 * BATCH_ROWS;
 const PRECISION: u8 = 38;
 
 /// Writes every row; `notes` are kept in the file's metadata.
@@ -33,6 +35,7 @@ pub fn parquet(sheet: Sheet<'_>, notes: &[(String, String)], out: impl Write + S
     let properties = WriterProperties::builder()
         .set_created_by("bitnet".to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(Some(GROUP_ROWS))
         .build();
     let mut writer = ArrowWriter::try_new(out, schema.clone(), Some(properties))?;
     let mut rows = sheet.rows.peekable();
