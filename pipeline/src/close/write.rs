@@ -22,6 +22,9 @@ use crate::prices::Prices;
 /// Rows in one file of rated rows.
 const FILE_ROWS: usize = 262_144;
 
+/// Rows of a row group, which is in memory until it is whole.
+const GROUP_ROWS: usize = FILE_ROWS / 8;
+
 /// What the months before a month leave to it.
 pub(super) struct Before {
     /// What they charged.
@@ -203,6 +206,7 @@ impl RatedTaker for Files {
                 let properties = WriterProperties::builder()
                     .set_created_by("bitnet".to_owned())
                     .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+                    .set_max_row_group_row_count(Some(GROUP_ROWS))
                     .build();
                 self.writer
                     .insert(ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties))?)
