@@ -26,13 +26,11 @@ const FILE_ROWS: usize = 262_144;
 const GROUP_ROWS: usize = FILE_ROWS / 8;
 
 /// What the months before a month leave to it.
-pub(super) struct Before {
+pub(super) struct Before<'a> {
     /// What they charged.
-    pub(super) booked: Booked,
+    pub(super) booked: &'a Booked,
     /// Their rated rows, as far as late rows of the month may be among them.
     pub(super) rated: RatedRows,
-    /// Their credits.
-    pub(super) credits: CreditState,
 }
 
 /// Takes rated rows, in the order of event ids; never on a task of the runtime.
@@ -59,8 +57,9 @@ impl Periods {
         prices: &Prices,
     ) -> Result<Manifest, PeriodError> {
         let period = lock.period;
-        let before = self.before(&lock, earlier).await?;
-        let credits = before.credits.clone();
+        let (booked, rated) = self.before(&lock, earlier).await?;
+        let credits = self.credits_after(earlier.last_key_value()).await?;
+        let before = Before { booked: &booked, rated };
         let files = Files::new(period, Some(self.objects.clone()));
         let (charges, counts, Files { written: mut files, .. }) = self.rate(&lock, before, prices, files).await?;
         let bill = self.bill(&lock, &charges, prices, &credits)?;
@@ -81,7 +80,12 @@ impl Periods {
         Ok(manifest)
     }
 
-    async fn before(&self, lock: &Lock, earlier: &BTreeMap<Period, Earlier>) -> Result<Before, PeriodError> {
+    /// What the months that late rows may be of have charged, and their rated rows.
+    async fn before(
+        &self,
+        lock: &Lock,
+        earlier: &BTreeMap<Period, Earlier>,
+    ) -> Result<(Booked, RatedRows), PeriodError> {
         let mut booked = Booked::new();
         for (month, _) in touched(lock, earlier) {
             for invoice in self.invoices(month).await? {
@@ -89,18 +93,14 @@ impl Periods {
             }
         }
         let months = touched(lock, earlier).map(|(month, earlier)| (month, &earlier.manifest));
-        Ok(Before {
-            booked,
-            rated: RatedRows::new(&self.store, months),
-            credits: self.credits_after(earlier.last_key_value()).await?,
-        })
+        Ok((booked, RatedRows::new(&self.store, months)))
     }
 
     /// Rates the month, and gives `taker` back with all rated rows in it.
     pub(super) async fn rate<T: RatedTaker>(
         &self,
         lock: &Lock,
-        before: Before,
+        before: Before<'_>,
         prices: &Prices,
         mut taker: T,
     ) -> Result<(Vec<Charge>, Counts, T), PeriodError> {
@@ -110,7 +110,7 @@ impl Periods {
             period,
             ledger: &|| ledger.rows(),
             earlier: &|| before.rated.rows(&["event_id", "payload_hash"]),
-            booked: &before.booked,
+            booked: before.booked,
             book: &prices.book,
             contracts: &prices.contracts,
         };

@@ -256,9 +256,8 @@ impl Periods {
             return Ok(None);
         }
         let before = Before {
-            booked: booked.clone(),
+            booked,
             rated: RatedRows::of(&self.store, behind),
-            credits: credits.clone(),
         };
         let period = stored.period;
         let files = stored.rated.iter().map(|file| (file.clone(), name(period, file)));
