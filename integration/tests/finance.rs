@@ -30,7 +30,7 @@ use year::Year;
 const EVENTS: u64 = 100_000;
 
 /// Most memory that any command may hold, however many events there are.
-const MEMORY_MIB: u64 = 2_048;
+const MEMORY_MIB: u64 = 1_024;
 
 /// Rules of `focus-validator` 2.2.1 that no file can keep: of the first two, one demands an `InvoiceId` on every
 /// row and the other none; the third demands that every `Purchase` costs nothing.

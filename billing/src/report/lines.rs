@@ -193,10 +193,12 @@ fn bill(lines: &mut Vec<Line>, mut bills: Vec<(Rounded, Bill)>) -> Result<(), Re
         let shared = share_billed(lines, before.as_ref().unwrap_or(&nothing));
         shared.map_err(|source| money(&lines[0].tenant, &lines[0].period, source))?;
     }
-    for (rounded, bill) in &bills {
-        lines.extend(left(rounded, bill)?);
+    if !bills.is_empty() {
+        for (rounded, bill) in &bills {
+            lines.extend(left(rounded, bill)?);
+        }
+        lines.sort_by(|a, b| a.key().cmp(&b.key()));
     }
-    lines.sort_by(|a, b| a.key().cmp(&b.key()));
     Ok(())
 }
 

@@ -131,7 +131,7 @@ impl Pairing<'_> {
                         return Ok(());
                     }
                     side.pairs.push(pair(row, &mut side.scratch))?;
-                    if side.pass.take(row)?.is_none() || !is_sound(row) {
+                    if !side.pass.take(row)? || !is_sound(row) {
                         side.unsound.push(key(row.result_id))?;
                     }
                     Ok(())
