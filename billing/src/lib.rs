@@ -31,3 +31,7 @@ pub use sorted::SortError;
 
 #[cfg(test)]
 extern crate self as billing;
+
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;

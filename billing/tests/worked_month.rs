@@ -11,7 +11,7 @@ use std::path::Path;
 use billing::report::focus::{FocusVersion, Unbilled, cost_and_usage};
 use billing::report::usage::{Filter, usage};
 use billing::report::{InMemory, Invoiced, render};
-use common::{REGIONS, Row, book, by_region, contracts, event, issuer, kept, lines, rows, worked_month};
+use common::{REGIONS, Row, book, by_region, contracts, event, issuer, lines, rows, worked_month};
 use schemas::billing as events;
 
 const BEGIN: &str = "<!-- begin: worked month -->\n";
@@ -23,14 +23,8 @@ fn month() -> String {
     let ledger: Vec<_> = requests.iter().map(event).collect();
     let (request, row) = (&requests[0], &ledger[0]);
     let table = InMemory(vec![events::to_batch(&ledger).unwrap()]);
-    let report = usage(
-        &table,
-        kept(book()),
-        kept(contracts()),
-        kept(Invoiced::default()),
-        &Filter::default(),
-    )
-    .unwrap();
+    let (book, contracts, invoiced) = (book(), contracts(), Invoiced::default());
+    let report = usage(&table, &book, &contracts, &invoiced, &Filter::default()).unwrap();
     let mut out = String::new();
     let _ = writeln!(
         out,

@@ -14,6 +14,7 @@ use common::{Run, bitnet};
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use pipeline::chunk::PartitionId;
+use pipeline::close::verify::Finding;
 use pipeline::close::{Closed, PeriodError, Periods};
 use pipeline::committer::{CommitSettings, Committer};
 use pipeline::corrections::{self, CorrectionsError, Done};
@@ -290,23 +291,26 @@ async fn an_edited_a_lost_and_an_added_file_are_found() {
     place.close("2026-11", "2026-12-04T00:00:00Z").await.unwrap();
     let verify = || async { place.periods().verify(period("2026-10")).await.unwrap() };
     let month = place.file("2026-10");
-    for name in ["rated-00000.parquet", "invoices.jsonl", "credits.json", "lock.json"] {
-        let whole = fs::read(month.join(name)).unwrap();
+    let ledger = place
+        .directory
+        .path()
+        .join("store/eu/billing_events/usage_period=2026-10");
+    let ledger = fs::read_dir(ledger).unwrap().next().unwrap().unwrap().path();
+    let files = ["rated-00000.parquet", "invoices.jsonl", "credits.json", "lock.json"].map(|name| month.join(name));
+    for file in files.into_iter().chain([ledger]) {
+        let whole = fs::read(&file).unwrap();
+        let is_told = |found: Vec<Finding>, problem: &str| {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            let is_it = found[0].path.ends_with(name) && found[0].problem.contains(problem);
+            assert!(is_it, "{found:?}");
+        };
         let mut edited = whole.clone();
         *edited.last_mut().unwrap() ^= 1;
-        fs::write(month.join(name), edited).unwrap();
-        let found = verify().await;
-        assert!(
-            found[0].path.ends_with(name) && found[0].problem.contains("was edited"),
-            "{found:?}"
-        );
-        fs::remove_file(month.join(name)).unwrap();
-        let found = verify().await;
-        assert!(
-            found[0].path.ends_with(name) && found[0].problem.contains("is gone"),
-            "{found:?}"
-        );
-        fs::write(month.join(name), whole).unwrap();
+        fs::write(&file, edited).unwrap();
+        is_told(verify().await, "was edited");
+        fs::remove_file(&file).unwrap();
+        is_told(verify().await, "is gone");
+        fs::write(&file, whole).unwrap();
     }
     fs::write(month.join("rated-00001.parquet"), "more").unwrap();
     assert!(verify().await[0].problem.contains("its manifest does not name it"));

@@ -352,16 +352,12 @@ fn text<'a>(batch: &'a RecordBatch, column: &'static str) -> Result<&'a arrow::a
 }
 
 #[cfg(test)]
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
-#[cfg(test)]
 mod tests {
     use schemas::billing::{BillingRow, to_batch};
 
-    use super::common::closing::{event, period};
     use super::*;
     use crate::close::Batches;
+    use crate::common::closing::{event, period};
 
     fn settled(ledger: &[BillingRow], booked: &RecordBatch, run_bytes: usize) -> (Vec<Uuid>, Counts) {
         let batches = || -> Batches<'_> { Box::new(ledger.chunks(7).map(|rows| Ok(to_batch(rows).unwrap()))) };

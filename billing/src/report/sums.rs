@@ -265,7 +265,7 @@ impl Groups {
     /// Each group once, as it is charged. What was taken back whole was never there.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Result<(Group, Meters), ReportError>> + '_ {
         let mut sums = self.0.iter().peekable();
-        let mut whole = move || -> Option<Result<Sum, ReportError>> {
+        let whole = move || -> Option<Result<Sum, ReportError>> {
             let (group, mut sum) = match sums.next()? {
                 Ok(first) => first,
                 Err(error) => return Some(Err(error.into())),
@@ -275,8 +275,8 @@ impl Groups {
             }
             Some(Ok((group, sum)))
         };
-        let all = iter::from_fn(move || whole());
-        all.filter(|sum| !sum.as_ref().is_ok_and(|(_, sum)| *sum == Wide::default()))
+        iter::from_fn(whole)
+            .filter(|sum| !sum.as_ref().is_ok_and(|(_, sum)| *sum == Wide::default()))
             .map(|sum| sum.and_then(narrow))
     }
 }

@@ -1,8 +1,5 @@
 //! Reports stay the same however little of their rows is held, and in whatever order these come.
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 use arrow::array::RecordBatch;
 use proptest::prelude::*;
 use schemas::billing::BillingRow;
@@ -17,8 +14,8 @@ use super::reconcile::Expected;
 use super::sums::By;
 use super::table::InMemory;
 use super::usage::UsageReport;
+use crate::common::{book, contracts, event, kept, lines, result};
 use crate::correct::{Change, Correction, rows as correction_rows};
-use common::{book, contracts, event, kept, lines, result};
 
 /// Everything is held.
 const ALL: usize = 1 << 20;

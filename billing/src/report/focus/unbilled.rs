@@ -45,6 +45,9 @@ struct Rest {
     contracted: Money,
 }
 
+/// Not billed yet of what invoices round together, price by price.
+type Rests = (Rounded, BTreeMap<Price, Rest>);
+
 /// What rounding adds, by whom, the month that bills it, and currency.
 type Rounding = BTreeMap<(TenantId, Period, Currency), Money>;
 
@@ -70,7 +73,7 @@ impl<'a> Unbilled<'a> {
     /// The rows of what invoices round together.
     fn of(
         &self,
-        (rounded, rests): &(Rounded, BTreeMap<Price, Rest>),
+        (rounded, rests): &Rests,
         book: &PriceBook,
         contracts: &Contracts,
         rounding: &mut Rounding,
@@ -117,7 +120,7 @@ impl<'a> Unbilled<'a> {
     }
 
     /// By what invoices round together, price by price. Lines and bills are in the same order.
-    fn rests(self) -> impl Iterator<Item = Result<(Rounded, BTreeMap<Price, Rest>), ReportError>> + 'a {
+    fn rests(self) -> impl Iterator<Item = Result<Rests, ReportError>> + 'a {
         let lines = self.report.lines().map(|line| {
             let line = line?;
             let rounded = Rounded::of(&line).ok_or_else(|| ReportError::Period {
@@ -142,7 +145,7 @@ impl<'a> Unbilled<'a> {
 fn next_rests(
     lines: &mut Peekable<impl Iterator<Item = Result<(Rounded, Line), ReportError>>>,
     bills: &mut Peekable<impl Iterator<Item = Result<(Rounded, Bill), ReportError>>>,
-) -> Result<Option<(Rounded, BTreeMap<Price, Rest>)>, ReportError> {
+) -> Result<Option<Rests>, ReportError> {
     let Some(rounded) = [next_of(lines)?, next_of(bills)?].into_iter().flatten().min() else {
         return Ok(None);
     };
