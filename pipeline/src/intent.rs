@@ -272,6 +272,31 @@ impl Intents {
         Ok(intents)
     }
 
+    /// Every partition that ever sealed a chunk.
+    pub async fn partitions(&self) -> Result<Vec<PartitionId>, IntentError> {
+        let mut partitions = Vec::new();
+        for topic in self
+            .folders(&self.store.path(&format!("{}/_intents", self.zone)))
+            .await?
+        {
+            for epoch in self.folders(&topic).await? {
+                for partition in self.folders(&epoch).await? {
+                    partitions.extend(partition_of([&topic, &epoch, &partition]));
+                }
+            }
+        }
+        Ok(partitions)
+    }
+
+    async fn folders(&self, directory: &Path) -> Result<Vec<Path>, IntentError> {
+        let listed = self.store.objects().list_with_delimiter(Some(directory)).await;
+        let failed = |source| IntentError::Store {
+            path: directory.clone(),
+            source,
+        };
+        Ok(listed.map_err(failed)?.common_prefixes)
+    }
+
     /// What it means that no intent starts at `from`, although tables or checkpoints reach further.
     pub(crate) fn missing(&self, partition: &PartitionId, from: i64) -> IntentError {
         let reason = "it is missing, although later offsets are in the tables".to_owned();
@@ -335,6 +360,16 @@ impl Intents {
         self.store
             .path(&format!("{}/{from:020}.json", self.directory(partition)))
     }
+}
+
+/// None for a folder that is no partition's.
+fn partition_of(folders: [&Path; 3]) -> Option<PartitionId> {
+    let [topic, epoch, partition] = folders.map(Path::filename);
+    Some(PartitionId {
+        topic: topic?.to_owned(),
+        epoch: epoch?.parse().ok()?,
+        partition: partition?.parse().ok()?,
+    })
 }
 
 fn start_of(path: &Path) -> Option<i64> {
