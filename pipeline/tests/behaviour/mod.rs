@@ -5,10 +5,12 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "each test binary that includes this file uses a part of it"
 )]
 
 mod rows;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use schemas::billing::BillingRow;
 use schemas::result::ResultRow;
 
 pub use rows::*;
+pub use upkeep::*;
 
 /// A committer of the tests' zone.
 pub async fn committer(store: &Store, worker_id: &str) -> Committer {

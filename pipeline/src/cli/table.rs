@@ -1,0 +1,136 @@
+//! `bitnet table`: what operators do to the tables of a zone.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use humantime_serde::re::humantime;
+use indicatif::{HumanBytes, HumanCount};
+use jiff::Timestamp;
+
+use super::jobs::grid;
+use super::{Exit, Failure};
+use crate::settings::Settings;
+use crate::sink;
+use crate::store::Store;
+use crate::tables::Tables;
+use crate::upkeep::RETENTION;
+use crate::upkeep::check::check;
+use crate::upkeep::vacuum::Waste;
+
+/// Check the tables of a zone, and clean up their files
+#[derive(Debug, Subcommand)]
+#[command(after_help = "The zone is worker.residency_zone; workers may go on meanwhile.
+
+Examples:
+  bitnet table check
+  bitnet table vacuum --dry-run")]
+pub enum Table {
+    /// Compare every file of both tables with what their logs say; exit 1 if one is not as it must be
+    #[command(after_help = "Example:
+  BITNET__WORKER__RESIDENCY_ZONE=eu bitnet table check
+It reads footers, not rows: whether a file is there, its length, its rows, its columns, and whether its times belong to
+its partition. Files of sealed chunks that are not in the tables yet and those that closed months read are checked as
+well. `bitnet report reconcile` compares the rows.")]
+    Check,
+    /// Delete data files that nothing has named for a week: staged and never sealed, or out of the table
+    #[command(after_help = "Examples:
+  bitnet table vacuum --dry-run
+  bitnet table vacuum --older-than 30d
+Files that a sealed chunk or a closed month needs are kept. Versions of a table older than that cannot be read afterwards.")]
+    Vacuum(Vacuum),
+}
+
+/// `bitnet table vacuum`.
+#[derive(Debug, Args)]
+pub struct Vacuum {
+    /// How long nothing may have named a file, at least 7d
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = humantime::parse_duration)]
+    older_than: Duration,
+    /// Name the files, and delete nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// The tables of the zone that the settings name.
+struct Zone<'a> {
+    name: &'a str,
+    store: Store,
+    tables: Tables,
+}
+
+impl Table {
+    pub(super) async fn run(&self, settings: &Settings) -> Result<(), Failure> {
+        let (store, name) = (Store::open(&settings.store.uri)?, &settings.worker.residency_zone);
+        let tables = Tables::open(&store, name).await?;
+        let zone = Zone { name, store, tables };
+        match self {
+            Table::Check => zone.check().await,
+            Table::Vacuum(vacuum) => vacuum.run(&zone).await,
+        }
+    }
+}
+
+impl Zone<'_> {
+    async fn check(&self) -> Result<(), Failure> {
+        let mut grid = grid(&[
+            "TABLE", "FILES", "ROWS", "BYTES", "SEALED", "LOCKED", "UNNAMED", "BYTES", "WRONG",
+        ]);
+        let mut findings = Vec::new();
+        for table in sink::Table::ALL {
+            let found = check(&self.store, self.name, &self.tables, table, Timestamp::now()).await?;
+            grid.add_row([
+                format!("{}/{}", self.name, table.name()),
+                HumanCount(found.files).to_string(),
+                HumanCount(found.rows).to_string(),
+                HumanBytes(found.bytes).to_string(),
+                HumanCount(found.sealed).to_string(),
+                HumanCount(found.locked).to_string(),
+                HumanCount(found.unnamed).to_string(),
+                HumanBytes(found.unnamed_bytes).to_string(),
+                HumanCount(found.findings.len() as u64).to_string(),
+            ]);
+            findings.extend(found.findings);
+        }
+        let mut out = io::stdout().lock();
+        writeln!(out, "{grid}")?;
+        for finding in &findings {
+            writeln!(out, "WRONG  {finding}")?;
+        }
+        if findings.is_empty() {
+            writeln!(out, "Every file is what its log says.")?;
+            return Ok(());
+        }
+        let problem = format!("files that are not as they must be: {}", findings.len());
+        Err(Failure::new(Exit::CheckFailed, problem).help("each line above that begins with WRONG says what to do"))
+    }
+}
+
+impl Vacuum {
+    async fn run(&self, zone: &Zone<'_>) -> Result<(), Failure> {
+        if self.older_than < RETENTION {
+            let problem = format!(
+                "--older-than {} is less than 7d",
+                humantime::format_duration(self.older_than)
+            );
+            let remedy = "a worker may yet seal younger files, and readers may have versions open that name them";
+            return Err(Failure::new(Exit::Usage, problem).help(remedy));
+        }
+        let now = Timestamp::now();
+        for table in sink::Table::ALL {
+            let Zone { name, store, tables } = zone;
+            let waste = Waste::find(store, name, tables, table, self.older_than, now).await?;
+            let (files, bytes) = (HumanCount(waste.files.len() as u64), HumanBytes(waste.bytes()));
+            if self.dry_run {
+                for file in &waste.files {
+                    writeln!(io::stdout(), "{}", store.relative(&file.location))?;
+                }
+            } else {
+                waste.delete(store).await?;
+            }
+            let verb = if self.dry_run { "would be deleted" } else { "deleted" };
+            writeln!(io::stdout(), "{name}/{}: {files} files of {bytes} {verb}", table.name())?;
+        }
+        Ok(())
+    }
+}
