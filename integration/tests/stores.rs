@@ -29,6 +29,7 @@ on_s3!(
     sealed_chunks_are_applied_by_whoever_comes_next,
     checkpoints_carry_watermarks_and_dedup_keys,
     files_are_replaced_under_a_worker,
+    texts_are_erased_under_a_worker,
     vacuum_keeps_what_anyone_needs,
 );
 

@@ -81,8 +81,11 @@ impl From<UpkeepError> for Failure {
             UpkeepError::Intent(_) => {
                 Failure::new(Exit::CheckFailed, error).help("without it nobody knows which files are needed")
             }
-            UpkeepError::Store { .. } => {
+            UpkeepError::Store { .. } | UpkeepError::Stage(_) => {
                 Failure::new(Exit::Internal, error).help("let this user list, read, write and delete there")
+            }
+            UpkeepError::Commit(_) | UpkeepError::Rewrite { .. } => {
+                Failure::new(Exit::Internal, error).help("`bitnet table check` says whether files are damaged")
             }
         }
     }

@@ -7,15 +7,19 @@ use clap::{Args, Subcommand};
 use humantime_serde::re::humantime;
 use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
+use schemas::ids::{JobId, ProjectId, TenantId};
 
 use super::jobs::grid;
 use super::{Exit, Failure};
+use crate::jobs::records;
 use crate::settings::Settings;
 use crate::sink;
 use crate::store::Store;
 use crate::tables::Tables;
 use crate::upkeep::RETENTION;
 use crate::upkeep::check::check;
+use crate::upkeep::erase::inputs::Inputs;
+use crate::upkeep::erase::{Eraser, Left, Subject};
 use crate::upkeep::vacuum::Waste;
 
 /// Check the tables of a zone, and clean up their files
@@ -33,12 +37,41 @@ It reads footers, not rows: whether a file is there, its length, its rows, its c
 its partition. Files of sealed chunks that are not in the tables yet and those that closed months read are checked as
 well. `bitnet report reconcile` compares the rows.")]
     Check,
+    /// Erase what a tenant asked and was answered; rows, tokens and everything billed stay
+    #[command(after_help = "Examples:
+  bitnet table erase --tenant acme --dry-run
+  bitnet table erase --tenant acme
+  bitnet table erase --tenant acme --project search --job job_01JD8Q4C5RX7T9V3Y6Z8A2B4C6
+
+Erased are texts, embeddings, scores and error messages in results, every file that held them, and the inputs of the
+tenant's jobs. Exit 75 says that something is left, what, and when to run it again; run twice, it changes nothing.
+End the tenant's jobs first: what a worker answers from now on is written anew, and requests whose input is erased end
+as dead letters. Erase in every zone that the tenant used. Out of reach are Kafka's topics, which keep messages for
+their retention, results that were fetched, backups, and versions that the bucket itself keeps of deleted objects.")]
+    Erase(Erase),
     /// Delete data files that nothing has named for a week: staged and never sealed, or out of the table
     #[command(after_help = "Examples:
   bitnet table vacuum --dry-run
   bitnet table vacuum --older-than 30d
 Files that a sealed chunk or a closed month needs are kept. Versions of a table older than that cannot be read afterwards.")]
     Vacuum(Vacuum),
+}
+
+/// `bitnet table erase`.
+#[derive(Debug, Args)]
+pub struct Erase {
+    /// Whose texts
+    #[arg(long)]
+    tenant: TenantId,
+    /// Only those of this project
+    #[arg(long)]
+    project: Option<ProjectId>,
+    /// Only those of this job
+    #[arg(long)]
+    job: Option<JobId>,
+    /// Say what would be erased, and change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// `bitnet table vacuum`.
@@ -66,6 +99,7 @@ impl Table {
         let zone = Zone { name, store, tables };
         match self {
             Table::Check => zone.check().await,
+            Table::Erase(erase) => erase.run(settings, &zone).await,
             Table::Vacuum(vacuum) => vacuum.run(&zone).await,
         }
     }
@@ -103,6 +137,68 @@ impl Zone<'_> {
         }
         let problem = format!("files that are not as they must be: {}", findings.len());
         Err(Failure::new(Exit::CheckFailed, problem).help("each line above that begins with WRONG says what to do"))
+    }
+}
+
+impl Erase {
+    async fn run(&self, settings: &Settings, zone: &Zone<'_>) -> Result<(), Failure> {
+        let Zone { name, store, tables } = zone;
+        let subject = &Subject {
+            tenant: self.tenant.clone(),
+            project: self.project.clone(),
+            job: self.job.clone(),
+        };
+        let dry_run = self.dry_run;
+        let eraser = Eraser {
+            store,
+            zone: name,
+            tables,
+            subject,
+            dry_run,
+        };
+        let erased = eraser.results(Timestamp::now()).await?;
+        let mut inputs = Inputs::find(store, name, tables, subject).await?;
+        if !inputs.unknown.is_empty() {
+            inputs.attribute(name, subject, &records::read(settings).await?);
+        }
+        let input_files = inputs.erase(store, name, dry_run).await?;
+        let mut out = io::stdout().lock();
+        writeln!(out, "{}", title(name, subject, dry_run))?;
+        for (what, count) in [
+            ("rows that lose their texts", erased.rows),
+            ("files written anew without them", erased.rewritten),
+            ("files with such texts deleted", erased.deleted),
+            ("jobs that lose their inputs", inputs.its.len() as u64),
+            ("files of inputs deleted", input_files),
+        ] {
+            writeln!(out, "{what:<32} {:>12}", HumanCount(count).to_string())?;
+        }
+        let left: Vec<_> = erased.left.iter().chain(&inputs.left).collect();
+        for Left { path, reason } in &left {
+            writeln!(out, "LEFT  {path} {reason}")?;
+        }
+        if !left.is_empty() && !dry_run {
+            let problem = format!("files that hold such texts, or may, and were left: {}", left.len());
+            return Err(
+                Failure::new(Exit::Outage, problem).help("each line above that begins with LEFT says what to do")
+            );
+        }
+        if !dry_run {
+            writeln!(
+                out,
+                "No file of the zone holds such texts any more. Versions of the table from before cannot be read."
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn title(zone: &str, subject: &Subject, dry_run: bool) -> String {
+    let of = subject.columns().map(|(column, value)| format!("{column} {value}"));
+    let of = of.collect::<Vec<_>>().join(", ");
+    match dry_run {
+        true => format!("Would be erased in zone {zone}: texts of {of}"),
+        false => format!("Erased in zone {zone}: texts of {of}"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What operators do to the tables of a zone while workers go on: check, vacuum.
+//! What operators do to the tables of a zone while workers go on: check, erase, vacuum.
 //!
 //! A table changes by one put-if-absent log entry at a time, so nothing here can lose a worker's rows. What
 //! can be lost is a file: it may be deleted only when neither the newest version, nor a sealed intent, nor a
@@ -8,13 +8,16 @@
 mod files;
 pub mod check;
 pub mod vacuum;
+pub mod erase;
 
 use std::time::Duration;
 
 use object_store::path::Path;
 
 use crate::close::PeriodError;
+use crate::committer::CommitError;
 use crate::intent::IntentError;
+use crate::sink::{EncodeError, StageError};
 use crate::store;
 use crate::tables::TableError;
 
@@ -37,6 +40,20 @@ pub enum UpkeepError {
     /// Which files closed months need is not known.
     #[error(transparent)]
     Period(#[from] PeriodError),
+    /// What was sealed could not be brought into the tables.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A file's rows cannot be written anew.
+    #[error("cannot write {path} anew")]
+    Rewrite {
+        /// The file.
+        path: String,
+        /// Why.
+        source: EncodeError,
+    },
+    /// A file could not be stored.
+    #[error(transparent)]
+    Stage(#[from] StageError),
     /// The store did not do it.
     #[error("cannot list, write or delete {path}")]
     Store {
@@ -59,7 +76,9 @@ impl UpkeepError {
             UpkeepError::Table(error) => error.is_outage(),
             UpkeepError::Intent(error) => error.is_outage(),
             UpkeepError::Period(PeriodError::Object(error)) => error.is_outage(),
-            UpkeepError::Period(_) => false,
+            UpkeepError::Period(_) | UpkeepError::Rewrite { .. } => false,
+            UpkeepError::Commit(error) => error.is_transient(),
+            UpkeepError::Stage(error) => error.is_outage(),
             UpkeepError::Store { source, .. } => store::is_outage(source),
         }
     }

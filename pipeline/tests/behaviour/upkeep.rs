@@ -3,18 +3,24 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use arrow::array::AsArray;
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStoreExt};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use pipeline::chunk::Chunk;
 use pipeline::intent::{Intent, Intents};
 use pipeline::sink::{Sink, Table};
 use pipeline::store::Store;
-use pipeline::tables::{Replaced, Replacement, Tables};
+use pipeline::tables::{Replaced, Replacement, TableError, Tables};
 use pipeline::upkeep::RETENTION;
 use pipeline::upkeep::check::{Checked, check};
+use pipeline::upkeep::erase::{Erased, Eraser, Subject};
 use pipeline::upkeep::vacuum::Waste;
+use schemas::result::{CONTENT_COLUMNS, ResultRow};
 
-use super::{ZONE, assert_exactly_once, chunk, commit, committer, partition};
+use super::{ZONE, assert_exactly_once, chunk, commit, committer, job, partition, rows};
 
 /// What `bitnet table check` finds of both tables, at `now`.
 pub async fn checked(store: &Store, now: Timestamp) -> [Checked; 2] {
@@ -89,6 +95,154 @@ pub async fn files_are_replaced_under_a_worker(store: Store) {
     assert_eq!(next.recover(&id).await.unwrap().watermark, Some(TO));
     assert_exactly_once(&store, &[(id, TO)]).await;
     assert_whole(&store).await;
+}
+
+/// The job of partition 0.
+pub fn subject() -> Subject {
+    Subject {
+        tenant: "acme".parse().unwrap(),
+        project: None,
+        job: Some(job(&partition(0))),
+    }
+}
+
+/// Erases the job's texts.
+pub async fn erase(store: &Store, dry_run: bool, now: Timestamp) -> Result<Erased, pipeline::upkeep::UpkeepError> {
+    let (tables, subject) = (Tables::open(store, ZONE).await?, subject());
+    let eraser = Eraser {
+        store,
+        zone: ZONE,
+        tables: &tables,
+        subject: &subject,
+        dry_run,
+    };
+    eraser.results(now).await
+}
+
+/// A chunk of partition 2 in which every other row is of the job of partition 0.
+pub fn mixed() -> Chunk {
+    let mut mixed = chunk(&partition(2), 0, 4);
+    for outcome in mixed.outcomes.iter_mut().step_by(2) {
+        outcome.result.job_id = job(&partition(0));
+        outcome.billing.job_id = job(&partition(0));
+    }
+    mixed
+}
+
+/// Rows of the job with something in a column that says what was asked or answered, in any file of the store.
+pub async fn texts(store: &Store) -> usize {
+    let directory = store.path(&format!("{ZONE}/results"));
+    let listed: Vec<ObjectMeta> = store.objects().list(Some(&directory)).try_collect().await.unwrap();
+    let mut texts = 0;
+    for place in listed.into_iter().map(|meta| meta.location) {
+        if !place.as_ref().contains("/day=") {
+            continue;
+        }
+        let bytes = store.objects().get(&place).await.unwrap().bytes().await.unwrap();
+        for batch in ParquetRecordBatchReaderBuilder::try_new(bytes)
+            .unwrap()
+            .build()
+            .unwrap()
+        {
+            let batch = batch.unwrap();
+            let jobs = batch.column_by_name("job_id").unwrap().as_string::<i32>();
+            let columns = CONTENT_COLUMNS.map(|name| batch.column_by_name(name).unwrap());
+            texts += (0..batch.num_rows())
+                .filter(|row| jobs.value(*row) == job(&partition(0)).as_str())
+                .filter(|row| columns.iter().any(|column| column.is_valid(*row)))
+                .count();
+        }
+    }
+    texts
+}
+
+/// Asserts that the tables hold the rows of these chunks, those of the job without texts.
+pub async fn assert_erased(store: &Store, chunks: &[Chunk]) {
+    let without_texts = |mut row: ResultRow| {
+        if row.job_id == job(&partition(0)) {
+            row.error_message = None;
+            row.output_text = None;
+            row.response = None;
+            row.embedding = None;
+            row.scores = None;
+        }
+        row
+    };
+    let expected = chunks.iter().flat_map(|chunk| chunk.outcomes.iter().cloned());
+    let (mut results, mut billing): (Vec<_>, Vec<_>) = expected
+        .map(|outcome| (without_texts(outcome.result), outcome.billing))
+        .unzip();
+    let (mut found_results, mut found_billing) = rows(store).await;
+    results.sort_by_key(|row| (row.position.clone(), row.batch_index));
+    found_results.sort_by_key(|row| (row.position.clone(), row.batch_index));
+    billing.sort_by_key(|row| (row.position.clone(), row.batch_index));
+    found_billing.sort_by_key(|row| (row.position.clone(), row.batch_index));
+    assert_eq!(found_results, results);
+    assert_eq!(found_billing, billing);
+    assert_eq!(texts(store).await, 0);
+}
+
+/// A job's texts go, from files that it shares and from old versions, while a worker answers another job.
+pub async fn texts_are_erased_under_a_worker(store: Store) {
+    const TO: i64 = 12;
+    let worker = committer(&store, "worker").await;
+    for number in 0..3 {
+        worker.recover(&partition(number)).await.unwrap();
+    }
+    let mut chunks = vec![chunk(&partition(0), 0, 4), mixed()];
+    for chunk in &chunks {
+        commit(&worker, chunk).await;
+    }
+    // Another version, whose files an older one named.
+    let tables = Tables::open(&store, ZONE).await.unwrap();
+    let before = tables.files(Table::Results, None).await.unwrap();
+    let anew = same_rows_anew(&store).await;
+    tables.replace(Table::Results, &anew).await.unwrap();
+    // Sealed and not applied; staged by a loser; staged by someone who may yet seal.
+    let last = chunk(&partition(0), 4, 6);
+    let sink = Sink::new(store.clone(), ZONE);
+    let sealed = Intent::new(&last, sink.stage(&last).await.unwrap(), "dying");
+    Intents::new(store.clone(), ZONE)
+        .seal(&sealed, Duration::ZERO)
+        .await
+        .unwrap();
+    sink.stage(&chunk(&partition(0), 0, 3)).await.unwrap();
+    sink.stage(&chunk(&partition(0), 6, 7)).await.unwrap();
+    chunks.push(last);
+
+    let counts = erase(&store, true, Timestamp::now()).await.unwrap();
+    assert_eq!(
+        (counts.rows, counts.left.len()),
+        (12, 3),
+        "two files are sealed, one is staged"
+    );
+    let working = tokio::spawn(async move {
+        for from in 0..TO {
+            commit(&worker, &chunk(&partition(1), from, from + 1)).await;
+        }
+    });
+    let erased = erase(&store, false, Timestamp::now()).await.unwrap();
+    assert_eq!(erased.rows, 8 + 4 + 4, "{erased:?}");
+    let left: Vec<_> = erased
+        .left
+        .iter()
+        .map(|left| left.path.contains("00000000000000000006"))
+        .collect();
+    assert_eq!(left, [true], "{erased:?}");
+    working.await.unwrap();
+    chunks.push(chunk(&partition(1), 0, TO));
+
+    let later = erase(&store, false, Timestamp::now() + RETENTION).await.unwrap();
+    assert_eq!((later.rows, later.deleted, later.left), (0, 1, vec![]));
+    assert_erased(&store, &chunks).await;
+    assert_eq!(erase(&store, false, Timestamp::now()).await.unwrap(), Erased::default());
+    assert_whole(&store).await;
+
+    let stale = tables.scan_files(Table::Results, before, &[], None).unwrap();
+    let error = stale.try_collect::<Vec<_>>().await.unwrap_err();
+    assert!(matches!(error, TableError::Gone { .. }), "{error:?}");
+    let next = committer(&store, "next").await;
+    assert_eq!(next.recover(&partition(0)).await.unwrap().watermark, Some(6));
 }
 
 /// Vacuum deletes what was staged and never sealed and what is out of the table, and nothing else.
