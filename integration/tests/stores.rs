@@ -31,6 +31,7 @@ on_s3!(
     files_are_replaced_under_a_worker,
     texts_are_erased_under_a_worker,
     vacuum_keeps_what_anyone_needs,
+    files_are_compacted_under_a_worker,
 );
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,8 @@
 mod store;
 #[path = "trust/plant.rs"]
 mod plant;
-#[path = "trust/erasure.rs"]
-mod erasure;
+#[path = "trust/upkeep.rs"]
+mod upkeep;
 
 use std::fs;
 use std::path::Path;

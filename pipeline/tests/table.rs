@@ -13,7 +13,8 @@ use std::time::{Duration, SystemTime};
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use behaviour::{
-    ZONE, assert_erased, assert_whole, chunk, commit, committer, erase, job, mixed, partition, same_rows_anew, subject,
+    ZONE, assert_erased, assert_rows, assert_whole, chunk, commit, committer, compact, erase, job, mixed, partition,
+    same_rows_anew, subject,
 };
 use common::{Run, bitnet};
 use faulty::{Failure, Faulty};
@@ -23,10 +24,10 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use pipeline::sink::{Sink, Table};
 use pipeline::store::Store;
-use pipeline::tables::{Replaced, Tables};
-use pipeline::upkeep::RETENTION;
+use pipeline::tables::{Replaced, TableFile, Tables};
 use pipeline::upkeep::erase::inputs::Inputs;
 use pipeline::upkeep::vacuum::Waste;
+use pipeline::upkeep::{RETENTION, UpkeepError};
 use serde_json::{Value, json};
 
 /// A store on disk, and what it is to `bitnet`.
@@ -98,6 +99,27 @@ impl World {
         writer.close().unwrap();
         let size = fs::metadata(file).unwrap().len();
         self.relist(table, file, |add| add["size"] = size.into());
+    }
+
+    /// Locks November with these files.
+    fn lock(&self, files: &[TableFile]) -> PathBuf {
+        let files: Vec<_> = files
+            .iter()
+            .map(|file| {
+                json!({
+                    "path": file.path, "usage_period": file.partition_value, "size": file.size, "rows": file.rows,
+                })
+            })
+            .collect();
+        let lock = json!({
+            "format": 1, "period": "2026-11", "locked_at": "2026-12-04T00:00:00Z", "grace_hours": 72, "previous": null,
+            "price_book": "public", "price_versions": {}, "contracts": "",
+            "zones": { ZONE: { "complete_through": "2026-12-04T00:00:00Z", "files": files } },
+        });
+        let place = self.directory.path().join("_billing/periods/2026-11/lock.json");
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::write(&place, lock.to_string()).unwrap();
+        place
     }
 }
 
@@ -273,19 +295,8 @@ async fn vacuum_keeps_what_the_lock_of_a_month_names() {
     let world = World::new().await;
     let tables = Tables::open(&world.store, ZONE).await.unwrap();
     let files = tables.files(Table::BillingEvents, None).await.unwrap();
-    let locked: Vec<_> = files
-        .iter()
-        .map(|file| json!({ "path": file.path, "usage_period": file.partition_value, "size": file.size, "rows": file.rows }))
-        .collect();
     // Only the first is in a lock; then both go out of the table, as after a compaction.
-    let lock = json!({
-        "format": 1, "period": "2026-11", "locked_at": "2026-12-04T00:00:00Z", "grace_hours": 72, "previous": null,
-        "price_book": "public", "price_versions": {}, "contracts": "",
-        "zones": { ZONE: { "complete_through": "2026-12-04T00:00:00Z", "files": [locked[0]] } },
-    });
-    let place = world.directory.path().join("_billing/periods/2026-11/lock.json");
-    fs::create_dir_all(place.parent().unwrap()).unwrap();
-    fs::write(&place, lock.to_string()).unwrap();
+    let place = world.lock(&files[..1]);
     let staged = Sink::new(world.store.clone(), ZONE)
         .stage(&chunk(&partition(1), 0, 2))
         .await
@@ -377,38 +388,54 @@ async fn erasing_says_what_it_did_and_twice_is_once() {
 }
 
 /// Dies at every write there is, in both ways; run again, it ends what it began.
-async fn die_at_every_write(failure: Failure) {
+async fn die_at_every_write<T, F>(work: impl Fn(Store) -> F, check: impl AsyncFn(&Store)) -> u32
+where
+    F: Future<Output = Result<T, UpkeepError>>,
+{
     let mut deaths = 0;
-    for writes in 0.. {
-        let store = Store::open("memory://").unwrap();
-        let worker = committer(&store, "worker").await;
-        worker.recover(&partition(0)).await.unwrap();
-        worker.recover(&partition(2)).await.unwrap();
-        commit(&worker, &chunk(&partition(0), 0, 4)).await;
-        commit(&worker, &mixed()).await;
-        let (dying, faulty) = Faulty::dying(&store, writes, failure);
-        let died = erase(&dying, false, Timestamp::now()).await;
-        let untouched = faulty.failures.load(Ordering::SeqCst) == 0;
-        deaths += u32::from(!untouched);
-        erase(&store, false, Timestamp::now()).await.unwrap();
-        assert_erased(&store, &[chunk(&partition(0), 0, 4), mixed()]).await;
-        assert_whole(&store).await;
-        if untouched {
-            died.unwrap();
-            break;
+    for failure in [Failure::Refused, Failure::ReplyLost] {
+        for writes in 0.. {
+            let store = Store::open("memory://").unwrap();
+            let worker = committer(&store, "worker").await;
+            worker.recover(&partition(0)).await.unwrap();
+            worker.recover(&partition(2)).await.unwrap();
+            commit(&worker, &chunk(&partition(0), 0, 4)).await;
+            commit(&worker, &mixed()).await;
+            let (dying, faulty) = Faulty::dying(&store, writes, failure);
+            let died = work(dying).await;
+            let untouched = faulty.failures.load(Ordering::SeqCst) == 0;
+            deaths += u32::from(!untouched);
+            assert!(work(store.clone()).await.is_ok());
+            check(&store).await;
+            assert_whole(&store).await;
+            if untouched {
+                assert!(died.is_ok());
+                break;
+            }
         }
     }
-    assert!(deaths >= 5, "four files and a log entry: {deaths}");
+    deaths
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn erasing_that_was_killed_before_a_write_is_ended_by_the_next() {
-    die_at_every_write(Failure::Refused).await;
+async fn erasing_that_was_killed_at_a_write_is_ended_by_the_next() {
+    let erase = async |store: Store| erase(&store, false, Timestamp::now()).await;
+    let check = async |store: &Store| assert_erased(store, &[chunk(&partition(0), 0, 4), mixed()]).await;
+    let deaths = die_at_every_write(erase, check).await;
+    assert_eq!(deaths, 2 * 5, "four files and a log entry");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn erasing_that_was_killed_after_a_write_is_ended_by_the_next() {
-    die_at_every_write(Failure::ReplyLost).await;
+async fn compacting_that_was_killed_at_a_write_is_ended_by_the_next() {
+    let compact = async |store: Store| compact(&store, Table::Results, "2027-01-01").await;
+    let check = async |store: &Store| {
+        let expected = [chunk(&partition(0), 0, 4), mixed()].map(|chunk| chunk.outcomes);
+        assert_rows(store, expected.into_iter().flatten()).await;
+        let tables = Tables::open(store, ZONE).await.unwrap();
+        assert_eq!(tables.files(Table::Results, None).await.unwrap().len(), 2);
+    };
+    let deaths = die_at_every_write(compact, check).await;
+    assert_eq!(deaths, 2 * 4, "a file and a log entry for each of two days");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -493,4 +520,71 @@ async fn inputs_go_with_the_job_that_they_are_of() {
     subject.project = Some("other".parse().unwrap());
     let inputs = Inputs::find(&world.store, ZONE, &tables, &subject).await.unwrap();
     assert_eq!((inputs.its.len(), inputs.left.len()), (0, 0), "of another project");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_that_is_not_over_and_a_locked_month_are_not_compacted() {
+    let world = World::new().await;
+    let tables = Tables::open(&world.store, ZONE).await.unwrap();
+    let files = async |table: Table| -> Vec<String> {
+        let files = tables.files(table, None).await.unwrap();
+        files.into_iter().map(|file| file.partition_value).collect()
+    };
+    let done = compact(&world.store, Table::Results, "2026-12-01").await.unwrap();
+    assert_eq!((done.removed, done.added), (2, 1));
+    assert_eq!(files(Table::Results).await, ["2026-11-30", "2026-12-01", "2026-12-01"]);
+
+    world.lock(&[]);
+    let planned = world.bitnet(&["compact", "--table", "billing_events", "--dry-run"]);
+    assert!(planned.succeeded().contains(" would become 1\n"), "{}", planned.stdout);
+    compact(&world.store, Table::BillingEvents, "2027-01-01").await.unwrap();
+    assert_eq!(files(Table::BillingEvents).await, ["2026-11", "2026-11", "2026-12"]);
+    let other = ["compact", "--month", "2026-11", "--table", "billing_events"];
+    assert_eq!(
+        world.bitnet(&other).succeeded(),
+        "eu/billing_events: 0 files of 0 B became 0\n"
+    );
+    assert_eq!(world.bitnet(&["compact", "--table", "invoices"]).code, 2);
+}
+
+/// What a newer version or another program put into a table is not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_with_a_column_of_their_own_are_compacted_among_themselves() {
+    let world = World::new().await;
+    let worker = committer(&world.store, "worker").await;
+    worker.recover(&partition(1)).await.unwrap();
+    for (from, to) in [(0, 1), (1, 3)] {
+        commit(&worker, &chunk(&partition(1), from, to)).await;
+    }
+    let files = world.files(Table::Results).await;
+    let theirs: Vec<_> = files
+        .iter()
+        .filter(|file| name(file).starts_with("part-00001"))
+        .collect();
+    for file in &theirs {
+        let batch = read(file);
+        let ids = batch.column_by_name("custom_id").unwrap().clone();
+        let schema = batch.schema();
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .zip(batch.columns().to_vec());
+        let columns = columns.chain([("their_column", ids)]);
+        world.rewrite(Table::Results, file, &RecordBatch::try_from_iter(columns).unwrap());
+    }
+    assert_eq!(
+        compact(&world.store, Table::Results, "2026-12-01").await.unwrap().added,
+        2
+    );
+    let files = world.files(Table::Results).await;
+    let days = files
+        .iter()
+        .filter(|file| file.to_str().unwrap().contains("2026-11-30"));
+    let mut columns: Vec<_> = days
+        .map(|file| (read(file).num_columns(), read(file).num_rows()))
+        .collect();
+    columns.sort_unstable();
+    let ours = Table::Results.arrow_schema().fields().len() - 1;
+    assert_eq!(columns, [(ours, 8), (ours + 1, 4)]);
 }

@@ -3,10 +3,12 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use billing::period::Period;
 use clap::{Args, Subcommand};
 use humantime_serde::re::humantime;
 use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use schemas::ids::{JobId, ProjectId, TenantId};
 
 use super::jobs::grid;
@@ -18,6 +20,7 @@ use crate::store::Store;
 use crate::tables::Tables;
 use crate::upkeep::RETENTION;
 use crate::upkeep::check::check;
+use crate::upkeep::compact::Compactor;
 use crate::upkeep::erase::inputs::Inputs;
 use crate::upkeep::erase::{Eraser, Left, Subject};
 use crate::upkeep::vacuum::Waste;
@@ -55,6 +58,13 @@ their retention, results that were fetched, backups, and versions that the bucke
   bitnet table vacuum --older-than 30d
 Files that a sealed chunk or a closed month needs are kept. Versions of a table older than that cannot be read afterwards.")]
     Vacuum(Vacuum),
+    /// Put the rows of many small files into files of about 128 MiB, unchanged
+    #[command(after_help = "Examples:
+  bitnet table compact --dry-run
+  bitnet table compact --month 2026-10 --table results
+Days that are not over are left, and months of billing_events that are closed or locked. The small files stay for readers
+that have them open; `bitnet table vacuum` deletes them after a week. Compact and erase one after the other.")]
+    Compact(Compact),
 }
 
 /// `bitnet table erase`.
@@ -85,6 +95,25 @@ pub struct Vacuum {
     dry_run: bool,
 }
 
+/// `bitnet table compact`.
+#[derive(Debug, Args)]
+pub struct Compact {
+    /// Only the days of this month, or this month of billing_events
+    #[arg(long, value_name = "YYYY-MM")]
+    month: Option<Period>,
+    /// Only this table: results or billing_events
+    #[arg(long, value_parser = table_named)]
+    table: Option<sink::Table>,
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn table_named(name: &str) -> Result<sink::Table, String> {
+    let found = sink::Table::ALL.into_iter().find(|table| table.name() == name);
+    found.ok_or_else(|| "write results or billing_events".to_owned())
+}
+
 /// The tables of the zone that the settings name.
 struct Zone<'a> {
     name: &'a str,
@@ -101,6 +130,7 @@ impl Table {
             Table::Check => zone.check().await,
             Table::Erase(erase) => erase.run(settings, &zone).await,
             Table::Vacuum(vacuum) => vacuum.run(&zone).await,
+            Table::Compact(compact) => compact.run(&zone).await,
         }
     }
 }
@@ -226,6 +256,44 @@ impl Vacuum {
             }
             let verb = if self.dry_run { "would be deleted" } else { "deleted" };
             writeln!(io::stdout(), "{name}/{}: {files} files of {bytes} {verb}", table.name())?;
+        }
+        Ok(())
+    }
+}
+
+impl Compact {
+    async fn run(&self, zone: &Zone<'_>) -> Result<(), Failure> {
+        let Zone { name, store, tables } = zone;
+        let asked = sink::Table::ALL
+            .into_iter()
+            .filter(|table| self.table.is_none_or(|one| one == *table));
+        for table in asked {
+            let compactor = Compactor {
+                store,
+                zone: name,
+                tables,
+                table,
+                month: self.month,
+                today: TimeZone::UTC.to_datetime(Timestamp::now()).date(),
+                dry_run: self.dry_run,
+            };
+            let done = compactor.run().await?;
+            let verb = if self.dry_run { "would become" } else { "became" };
+            writeln!(
+                io::stdout(),
+                "{name}/{}: {} files of {} {verb} {}",
+                table.name(),
+                HumanCount(done.removed),
+                HumanBytes(done.removed_bytes),
+                HumanCount(done.added)
+            )?;
+            if done.overtaken > 0 {
+                writeln!(
+                    io::stdout(),
+                    "{} files were left, for someone else rewrote one of them; run it again",
+                    HumanCount(done.overtaken)
+                )?;
+            }
         }
         Ok(())
     }

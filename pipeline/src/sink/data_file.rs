@@ -45,7 +45,7 @@ impl DataFile {
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
             .set_column_bloom_filter_enabled(job_id.clone(), true)
-            .set_column_bloom_filter_max_ndv(job_id, rows)
+            .set_column_bloom_filter_max_ndv(job_id, rows.min(ROW_GROUP_ROWS_MAX as u64))
             .build();
         Ok(DataFile {
             table,

@@ -1,4 +1,4 @@
-//! What operators do to the tables of a zone while workers go on: check, erase, vacuum.
+//! What operators do to the tables of a zone while workers go on: check, erase, vacuum, compact.
 //!
 //! A table changes by one put-if-absent log entry at a time, so nothing here can lose a worker's rows. What
 //! can be lost is a file: it may be deleted only when neither the newest version, nor a sealed intent, nor a
@@ -9,6 +9,7 @@ mod files;
 pub mod check;
 pub mod vacuum;
 pub mod erase;
+pub mod compact;
 
 use std::time::Duration;
 

@@ -9,18 +9,20 @@ use jiff::Timestamp;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use pipeline::chunk::Chunk;
+use pipeline::chunk::{Chunk, Outcome};
 use pipeline::intent::{Intent, Intents};
 use pipeline::sink::{Sink, Table};
 use pipeline::store::Store;
 use pipeline::tables::{Replaced, Replacement, TableError, Tables};
-use pipeline::upkeep::RETENTION;
 use pipeline::upkeep::check::{Checked, check};
+use pipeline::upkeep::compact::{Compacted, Compactor};
 use pipeline::upkeep::erase::{Erased, Eraser, Subject};
 use pipeline::upkeep::vacuum::Waste;
-use schemas::result::{CONTENT_COLUMNS, ResultRow};
+use pipeline::upkeep::{RETENTION, UpkeepError};
+use schemas::result::CONTENT_COLUMNS;
+use tokio::task::JoinHandle;
 
-use super::{ZONE, assert_exactly_once, chunk, commit, committer, job, partition, rows};
+use super::{ZONE, assert_exactly_once, assert_rows, chunk, commit, committer, job, partition};
 
 /// What `bitnet table check` finds of both tables, at `now`.
 pub async fn checked(store: &Store, now: Timestamp) -> [Checked; 2] {
@@ -58,18 +60,25 @@ pub async fn same_rows_anew(store: &Store) -> Replacement {
     }
 }
 
-/// A table whose files are replaced again and again, while a worker adds some, has every row once.
-pub async fn files_are_replaced_under_a_worker(store: Store) {
-    const TO: i64 = 16;
-    let worker = committer(&store, "worker").await;
-    let id = partition(0);
-    worker.recover(&id).await.unwrap();
-    commit(&worker, &chunk(&id, 0, 2)).await;
-    let working = tokio::spawn(async move {
+/// Where workers of these tests end.
+const TO: i64 = 16;
+
+/// A worker that has committed its first chunk and goes on, one offset after the other.
+async fn work(store: &Store) -> JoinHandle<()> {
+    let worker = committer(store, "worker").await;
+    worker.recover(&partition(0)).await.unwrap();
+    commit(&worker, &chunk(&partition(0), 0, 2)).await;
+    tokio::spawn(async move {
         for from in 2..TO {
             commit(&worker, &chunk(&partition(0), from, from + 1)).await;
         }
-    });
+    })
+}
+
+/// A table whose files are replaced again and again, while a worker adds some, has every row once.
+pub async fn files_are_replaced_under_a_worker(store: Store) {
+    let id = partition(0);
+    let working = work(&store).await;
     let tables = Tables::open(&store, ZONE).await.unwrap();
     let mut replaced = 0;
     while !working.is_finished() || replaced == 0 {
@@ -107,7 +116,7 @@ pub fn subject() -> Subject {
 }
 
 /// Erases the job's texts.
-pub async fn erase(store: &Store, dry_run: bool, now: Timestamp) -> Result<Erased, pipeline::upkeep::UpkeepError> {
+pub async fn erase(store: &Store, dry_run: bool, now: Timestamp) -> Result<Erased, UpkeepError> {
     let (tables, subject) = (Tables::open(store, ZONE).await?, subject());
     let eraser = Eraser {
         store,
@@ -158,7 +167,8 @@ pub async fn texts(store: &Store) -> usize {
 
 /// Asserts that the tables hold the rows of these chunks, those of the job without texts.
 pub async fn assert_erased(store: &Store, chunks: &[Chunk]) {
-    let without_texts = |mut row: ResultRow| {
+    let without_texts = |mut outcome: Outcome| {
+        let row = &mut outcome.result;
         if row.job_id == job(&partition(0)) {
             row.error_message = None;
             row.output_text = None;
@@ -166,25 +176,15 @@ pub async fn assert_erased(store: &Store, chunks: &[Chunk]) {
             row.embedding = None;
             row.scores = None;
         }
-        row
+        outcome
     };
     let expected = chunks.iter().flat_map(|chunk| chunk.outcomes.iter().cloned());
-    let (mut results, mut billing): (Vec<_>, Vec<_>) = expected
-        .map(|outcome| (without_texts(outcome.result), outcome.billing))
-        .unzip();
-    let (mut found_results, mut found_billing) = rows(store).await;
-    results.sort_by_key(|row| (row.position.clone(), row.batch_index));
-    found_results.sort_by_key(|row| (row.position.clone(), row.batch_index));
-    billing.sort_by_key(|row| (row.position.clone(), row.batch_index));
-    found_billing.sort_by_key(|row| (row.position.clone(), row.batch_index));
-    assert_eq!(found_results, results);
-    assert_eq!(found_billing, billing);
+    assert_rows(store, expected.map(without_texts)).await;
     assert_eq!(texts(store).await, 0);
 }
 
 /// A job's texts go, from files that it shares and from old versions, while a worker answers another job.
 pub async fn texts_are_erased_under_a_worker(store: Store) {
-    const TO: i64 = 12;
     let worker = committer(&store, "worker").await;
     for number in 0..3 {
         worker.recover(&partition(number)).await.unwrap();
@@ -288,4 +288,49 @@ pub async fn vacuum_keeps_what_anyone_needs(store: Store) {
         Some(6)
     );
     assert_exactly_once(&store, &[(id, 6)]).await;
+}
+
+/// Compacts a table as on this day.
+pub async fn compact(store: &Store, table: Table, today: &str) -> Result<Compacted, UpkeepError> {
+    let tables = Tables::open(store, ZONE).await?;
+    let compactor = Compactor {
+        store,
+        zone: ZONE,
+        tables: &tables,
+        table,
+        month: None,
+        today: today.parse().unwrap(),
+        dry_run: false,
+    };
+    compactor.run().await
+}
+
+/// Small files become one a day while a worker adds more, and every row stays as it is.
+pub async fn files_are_compacted_under_a_worker(store: Store) {
+    let id = partition(0);
+    let working = work(&store).await;
+    while !working.is_finished() {
+        for table in Table::ALL {
+            assert_eq!(compact(&store, table, "2027-01-01").await.unwrap().overtaken, 0);
+        }
+    }
+    working.await.unwrap();
+    let tables = Tables::open(&store, ZONE).await.unwrap();
+    for table in Table::ALL {
+        compact(&store, table, "2027-01-01").await.unwrap();
+        let again = compact(&store, table, "2027-01-01").await.unwrap();
+        assert_eq!(again, Compacted::default(), "{table:?}: twice is once");
+        assert_eq!(tables.files(table, None).await.unwrap().len(), 2, "{table:?}");
+        let later = Timestamp::now() + RETENTION;
+        let waste = Waste::find(&store, ZONE, &tables, table, RETENTION, later)
+            .await
+            .unwrap();
+        waste.delete(&store).await.unwrap();
+    }
+    assert_exactly_once(&store, &[(id.clone(), TO)]).await;
+    assert_whole(&store).await;
+    assert_eq!(
+        committer(&store, "next").await.recover(&id).await.unwrap().watermark,
+        Some(TO)
+    );
 }
