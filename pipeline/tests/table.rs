@@ -365,7 +365,7 @@ async fn erasing_says_what_it_did_and_twice_is_once() {
     fs::write(inputs.join("part-000000.parquet"), "texts").unwrap();
 
     let planned = world.bitnet(&[&arguments[..], &["--dry-run"]].concat());
-    let title = format!("Would be erased in zone eu: texts of tenant_id acme, job_id {job}\n");
+    let title = format!("Would be erased in zone eu: texts of tenant acme, job {job}\n");
     assert!(planned.succeeded().starts_with(&title), "{}", planned.stdout);
     assert_eq!(counts(&planned), [12, 4, 4, 1]);
     assert!(inputs.join("part-000000.parquet").exists());

@@ -37,8 +37,10 @@ pub enum Table {
     #[command(after_help = "Example:
   BITNET__WORKER__RESIDENCY_ZONE=eu bitnet table check
 It reads footers, not rows: whether a file is there, its length, its rows, its columns, and whether its times belong to
-its partition. Files of sealed chunks that are not in the tables yet and those that closed months read are checked as
-well. `bitnet report reconcile` compares the rows.")]
+its partition. `bitnet report reconcile` compares the rows.
+
+SEALED counts files that a worker will bring in, LOCKED those that only closed months read, and UNNAMED those of older
+versions and of chunks never sealed; the first two are checked as well, the last are wrong once they are a week old.")]
     Check,
     /// Erase what a tenant asked and was answered; rows, tokens and everything billed stay
     #[command(after_help = "Examples:
@@ -224,7 +226,9 @@ impl Erase {
 }
 
 fn title(zone: &str, subject: &Subject, dry_run: bool) -> String {
-    let of = subject.columns().map(|(column, value)| format!("{column} {value}"));
+    let of = subject
+        .columns()
+        .map(|(column, value)| format!("{} {value}", column.trim_end_matches("_id")));
     let of = of.collect::<Vec<_>>().join(", ");
     match dry_run {
         true => format!("Would be erased in zone {zone}: texts of {of}"),
