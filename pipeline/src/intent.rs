@@ -19,7 +19,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
-use crate::chunk::{Chunk, DeadLetter, PartitionId};
+use crate::chunk::{Chunk, PartitionId};
+use crate::dead_letter;
 use crate::sink::StagedFiles;
 use crate::store::{self, Store};
 
@@ -60,6 +61,23 @@ pub struct Intent {
     pub dedup_keys: Vec<(HexKey, i64)>,
     /// Messages that ended as dead letters.
     pub dead_letters: Vec<DeadLetter>,
+}
+
+/// A message that could not be read and now lies on the dead-letter topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetter {
+    /// Where it stood.
+    pub offset: i64,
+    /// Where to read what was wrong. Not what it was: that may quote the message, and an intent is never erased.
+    pub error: String,
+}
+
+impl DeadLetter {
+    fn at(offset: i64) -> DeadLetter {
+        let error = format!("see its headers on {}", dead_letter::TOPIC);
+        DeadLetter { offset, error }
+    }
 }
 
 /// A dedup key as 32 hexadecimal digits.
@@ -105,7 +123,11 @@ impl Intent {
                 .iter()
                 .map(|&(key, offset)| (HexKey(key), offset))
                 .collect(),
-            dead_letters: chunk.dead_letters.clone(),
+            dead_letters: chunk
+                .dead_letters
+                .iter()
+                .map(|&offset| DeadLetter::at(offset))
+                .collect(),
         }
     }
 }
