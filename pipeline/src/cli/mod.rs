@@ -27,7 +27,7 @@ pub use failure::{Exit, Failure};
 
 const EXIT_CODES: &str = "Exit codes:
   0    done
-  1    a check failed (reconciliation, golden logits)
+  1    a check failed (reconciliation, files of tables, golden logits)
   2    command line or settings cannot be used
   65   bad input
   69   broker or store unreachable at the start

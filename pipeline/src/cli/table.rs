@@ -25,13 +25,14 @@ use crate::upkeep::erase::inputs::Inputs;
 use crate::upkeep::erase::{Eraser, Left, Subject};
 use crate::upkeep::vacuum::Waste;
 
-/// Check the tables of a zone, and clean up their files
+/// Check the tables of a zone, erase texts, tidy up files
 #[derive(Debug, Subcommand)]
 #[command(after_help = "The zone is worker.residency_zone; workers may go on meanwhile.
 
 Examples:
   bitnet table check
-  bitnet table vacuum --dry-run")]
+  bitnet table erase --tenant acme --dry-run
+  bitnet table compact ; bitnet table vacuum")]
 pub enum Table {
     /// Compare every file of both tables with what their logs say; exit 1 if one is not as it must be
     #[command(after_help = "Example:
