@@ -1,138 +1,27 @@
-//! `bitnet table`: what it finds, what it prints, how it ends; and erasing under deaths and with inputs.
+//! `bitnet table`: what it finds, what it prints, how it ends.
 
 mod behaviour;
 mod common;
 mod faulty;
+#[path = "table/world.rs"]
+mod world;
+#[path = "table/erase.rs"]
+mod erase;
+#[path = "table/compact.rs"]
+mod compact;
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::fs;
+use std::path::Path;
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
-use behaviour::{
-    ZONE, assert_erased, assert_rows, assert_whole, chunk, commit, committer, compact, erase, job, mixed, partition,
-    same_rows_anew, subject,
-};
-use common::{Run, bitnet};
-use faulty::{Failure, Faulty};
+use behaviour::{ZONE, chunk, commit, committer, partition, same_rows_anew};
 use jiff::Timestamp;
-use object_store::ObjectStoreExt;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use pipeline::sink::{Sink, Table};
-use pipeline::store::Store;
-use pipeline::tables::{Replaced, TableFile, Tables};
-use pipeline::upkeep::erase::inputs::Inputs;
+use pipeline::tables::{Replaced, Replacement, Tables};
+use pipeline::upkeep::RETENTION;
 use pipeline::upkeep::vacuum::Waste;
-use pipeline::upkeep::{RETENTION, UpkeepError};
-use serde_json::{Value, json};
-
-/// A store on disk, and what it is to `bitnet`.
-struct World {
-    store: Store,
-    directory: tempfile::TempDir,
-}
-
-impl World {
-    /// Two chunks in the tables, of two days and two months each.
-    async fn new() -> World {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&format!("file://{}", directory.path().display())).unwrap();
-        let worker = committer(&store, "worker").await;
-        for number in [0, 2] {
-            worker.recover(&partition(number)).await.unwrap();
-        }
-        commit(&worker, &chunk(&partition(0), 0, 4)).await;
-        commit(&worker, &mixed()).await;
-        World { store, directory }
-    }
-
-    fn bitnet(&self, arguments: &[&str]) -> Run {
-        let uri = format!("file://{}", self.directory.path().display());
-        let environment = [
-            ("BITNET__STORE__URI", uri.as_str()),
-            ("BITNET__WORKER__RESIDENCY_ZONE", ZONE),
-            ("BITNET__KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1"),
-            ("BITNET__KAFKA__START_TIMEOUT", "1s"),
-        ];
-        bitnet(&[&["table"], arguments].concat(), &environment)
-    }
-
-    fn path(&self, relative: &str) -> PathBuf {
-        self.directory.path().join(ZONE).join(relative)
-    }
-
-    /// The files of a table.
-    async fn files(&self, table: Table) -> Vec<PathBuf> {
-        let tables = Tables::open(&self.store, ZONE).await.unwrap();
-        let files = tables.files(table, None).await.unwrap();
-        let place = |path: &String| self.path(table.name()).join(path);
-        files.iter().map(|file| place(&file.path)).collect()
-    }
-
-    /// Changes the `add` action of a file in the log.
-    fn relist(&self, table: Table, file: &Path, change: impl Fn(&mut Value)) {
-        for entry in fs::read_dir(self.path(table.name()).join("_delta_log")).unwrap() {
-            let entry = entry.unwrap().path();
-            let text = fs::read_to_string(&entry).unwrap();
-            let lines = text.lines().map(|line| {
-                let mut action: Value = serde_json::from_str(line).unwrap();
-                if action["add"]["path"]
-                    .as_str()
-                    .is_some_and(|path| path.ends_with(name(file)))
-                {
-                    change(&mut action["add"]);
-                }
-                action.to_string()
-            });
-            fs::write(&entry, lines.collect::<Vec<_>>().join("\n") + "\n").unwrap();
-        }
-    }
-
-    /// Writes other rows into a file, and has the log say how long it is.
-    fn rewrite(&self, table: Table, file: &Path, batch: &RecordBatch) {
-        let mut writer = ArrowWriter::try_new(File::create(file).unwrap(), batch.schema(), None).unwrap();
-        writer.write(batch).unwrap();
-        writer.close().unwrap();
-        let size = fs::metadata(file).unwrap().len();
-        self.relist(table, file, |add| add["size"] = size.into());
-    }
-
-    /// Locks November with these files.
-    fn lock(&self, files: &[TableFile]) -> PathBuf {
-        let files: Vec<_> = files
-            .iter()
-            .map(|file| {
-                json!({
-                    "path": file.path, "usage_period": file.partition_value, "size": file.size, "rows": file.rows,
-                })
-            })
-            .collect();
-        let lock = json!({
-            "format": 1, "period": "2026-11", "locked_at": "2026-12-04T00:00:00Z", "grace_hours": 72, "previous": null,
-            "price_book": "public", "price_versions": {}, "contracts": "",
-            "zones": { ZONE: { "complete_through": "2026-12-04T00:00:00Z", "files": files } },
-        });
-        let place = self.directory.path().join("_billing/periods/2026-11/lock.json");
-        fs::create_dir_all(place.parent().unwrap()).unwrap();
-        fs::write(&place, lock.to_string()).unwrap();
-        place
-    }
-}
-
-fn read(file: &Path) -> RecordBatch {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(file).unwrap()).unwrap();
-    let schema = reader.schema().clone();
-    let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
-    concat_batches(&schema, &batches).unwrap()
-}
-
-fn name(file: &Path) -> &str {
-    file.file_name().unwrap().to_str().unwrap()
-}
+use serde_json::Value;
+use world::{World, age, name, read};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_that_nobody_touched_are_what_their_logs_say() {
@@ -220,12 +109,6 @@ async fn a_lost_cut_damaged_rewritten_or_misplaced_file_is_named() {
     }
 }
 
-/// Makes a file, or an entry of the log, as old as this.
-fn age(file: &Path, age: Duration) {
-    let file = File::options().write(true).open(file).unwrap();
-    file.set_modified(SystemTime::now() - age).unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn old_files_that_nothing_names_are_told_and_vacuumed() {
     let world = World::new().await;
@@ -295,13 +178,14 @@ async fn vacuum_keeps_what_the_lock_of_a_month_names() {
     let world = World::new().await;
     let tables = Tables::open(&world.store, ZONE).await.unwrap();
     let files = tables.files(Table::BillingEvents, None).await.unwrap();
-    // Only the first is in a lock; then both go out of the table, as after a compaction.
-    let place = world.lock(&files[..1]);
+    let (locked, others): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.partition_value == "2026-11");
+    let place = world.close().await;
+    // Then all of them go out of the table, as after a compaction.
     let staged = Sink::new(world.store.clone(), ZONE)
         .stage(&chunk(&partition(1), 0, 2))
         .await
         .unwrap();
-    let replacement = pipeline::tables::Replacement {
+    let replacement = Replacement {
         removed: files.iter().map(|file| file.path.clone()).collect(),
         added: staged.billing_events,
         changes_rows: false,
@@ -319,7 +203,7 @@ async fn vacuum_keeps_what_the_lock_of_a_month_names() {
         .iter()
         .map(|meta| name(Path::new(meta.location.as_ref())).to_owned())
         .collect();
-    let expected: Vec<_> = files[1..]
+    let expected: Vec<_> = others
         .iter()
         .map(|file| name(Path::new(&file.path)).to_owned())
         .collect();
@@ -327,264 +211,9 @@ async fn vacuum_keeps_what_the_lock_of_a_month_names() {
     waste.delete(&world.store).await.unwrap();
     let check = world.bitnet(&["check"]);
     assert!(check.succeeded().contains("Every file"), "{}", check.stdout);
-    fs::remove_file(world.path("billing_events").join(&files[0].path)).unwrap();
+    fs::remove_file(world.path("billing_events").join(&locked[0].path)).unwrap();
     world.bitnet(&["check"]).failed(1, &["not as they must be: 1"]);
     // A lock that cannot be read keeps everything.
     fs::write(&place, "{").unwrap();
     assert_ne!(world.bitnet(&["vacuum"]).code, 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn erasing_says_what_it_did_and_twice_is_once() {
-    let world = World::new().await;
-    let job = job(&partition(0)).to_string();
-    let arguments = ["erase", "--tenant", "acme", "--job", job.as_str()];
-    let count = |run: &Run, what: &str| -> u64 {
-        let line = run.stdout.lines().find_map(|line| line.strip_prefix(what)).unwrap();
-        line.trim().parse().unwrap()
-    };
-    let counts = |run: &Run| {
-        [
-            "rows that lose their texts",
-            "files written anew",
-            "files with such texts deleted",
-            "files of inputs deleted",
-        ]
-        .map(|what| run.stdout.lines().find(|line| line.starts_with(what)).unwrap())
-        .map(|line| line.split_whitespace().next_back().unwrap().parse::<u64>().unwrap())
-    };
-    assert_eq!(
-        count(
-            &world.bitnet(&["erase", "--tenant", "globex"]),
-            "rows that lose their texts"
-        ),
-        0
-    );
-    let inputs = world.path("_inputs").join(&job);
-    fs::create_dir_all(&inputs).unwrap();
-    fs::write(inputs.join("part-000000.parquet"), "texts").unwrap();
-
-    let planned = world.bitnet(&[&arguments[..], &["--dry-run"]].concat());
-    let title = format!("Would be erased in zone eu: texts of tenant acme, job {job}\n");
-    assert!(planned.succeeded().starts_with(&title), "{}", planned.stdout);
-    assert_eq!(counts(&planned), [12, 4, 4, 1]);
-    assert!(inputs.join("part-000000.parquet").exists());
-    let erased = world.bitnet(&arguments);
-    assert!(erased.succeeded().ends_with("cannot be read.\n"), "{}", erased.stdout);
-    assert_eq!(counts(&erased), [12, 4, 4, 1]);
-    assert!(!inputs.join("part-000000.parquet").exists());
-    assert_eq!(counts(&world.bitnet(&arguments)), [0, 0, 0, 0]);
-    assert_erased(&world.store, &[chunk(&partition(0), 0, 4), mixed()]).await;
-    world.bitnet(&["check"]).succeeded();
-
-    // Whose inputs these are only the broker could tell.
-    let unknown = world.path("_inputs/job-unknown");
-    fs::create_dir_all(&unknown).unwrap();
-    fs::write(unknown.join("part-000000.parquet"), "texts").unwrap();
-    world
-        .bitnet(&["erase", "--tenant", "acme"])
-        .failed(69, &["cannot reach Kafka"]);
-    assert_eq!(world.bitnet(&["erase", "--tenant", ""]).code, 2);
-}
-
-/// Dies at every write there is, in both ways; run again, it ends what it began.
-async fn die_at_every_write<T, F>(work: impl Fn(Store) -> F, check: impl AsyncFn(&Store)) -> u32
-where
-    F: Future<Output = Result<T, UpkeepError>>,
-{
-    let mut deaths = 0;
-    for failure in [Failure::Refused, Failure::ReplyLost] {
-        for writes in 0.. {
-            let store = Store::open("memory://").unwrap();
-            let worker = committer(&store, "worker").await;
-            worker.recover(&partition(0)).await.unwrap();
-            worker.recover(&partition(2)).await.unwrap();
-            commit(&worker, &chunk(&partition(0), 0, 4)).await;
-            commit(&worker, &mixed()).await;
-            let (dying, faulty) = Faulty::dying(&store, writes, failure);
-            let died = work(dying).await;
-            let untouched = faulty.failures.load(Ordering::SeqCst) == 0;
-            deaths += u32::from(!untouched);
-            assert!(work(store.clone()).await.is_ok());
-            check(&store).await;
-            assert_whole(&store).await;
-            if untouched {
-                assert!(died.is_ok());
-                break;
-            }
-        }
-    }
-    deaths
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn erasing_that_was_killed_at_a_write_is_ended_by_the_next() {
-    let erase = async |store: Store| erase(&store, false, Timestamp::now()).await;
-    let check = async |store: &Store| assert_erased(store, &[chunk(&partition(0), 0, 4), mixed()]).await;
-    let deaths = die_at_every_write(erase, check).await;
-    assert_eq!(deaths, 2 * 5, "four files and a log entry");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn compacting_that_was_killed_at_a_write_is_ended_by_the_next() {
-    let compact = async |store: Store| compact(&store, Table::Results, "2027-01-01").await;
-    let check = async |store: &Store| {
-        let expected = [chunk(&partition(0), 0, 4), mixed()].map(|chunk| chunk.outcomes);
-        assert_rows(store, expected.into_iter().flatten()).await;
-        let tables = Tables::open(store, ZONE).await.unwrap();
-        assert_eq!(tables.files(Table::Results, None).await.unwrap().len(), 2);
-    };
-    let deaths = die_at_every_write(compact, check).await;
-    assert_eq!(deaths, 2 * 4, "a file and a log entry for each of two days");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_reply_of_the_log_entry_keeps_the_new_files() {
-    for failure in [Failure::Refused, Failure::ReplyLost] {
-        let world = World::new().await;
-        let (unreliable, faulty) = Faulty::once(&world.store, "results/_delta_log", failure);
-        faulty.arm(0);
-        let erased = erase(&unreliable, false, Timestamp::now()).await.unwrap();
-        assert_eq!(
-            (faulty.failures.load(Ordering::SeqCst), erased.rows, erased.rewritten),
-            (1, 12, 4)
-        );
-        assert_erased(&world.store, &[chunk(&partition(0), 0, 4), mixed()]).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn inputs_go_with_the_job_that_they_are_of() {
-    let world = World::new().await;
-    let shared = job(&partition(2));
-    for folder in [
-        job(&partition(0)).as_str(),
-        shared.as_str(),
-        "mine",
-        "theirs",
-        "nobodys",
-    ] {
-        let place = world
-            .store
-            .path(&format!("{ZONE}/_inputs/{folder}/part-000000.parquet"));
-        world.store.objects().put(&place, "texts".into()).await.unwrap();
-    }
-    let tables = Tables::open(&world.store, ZONE).await.unwrap();
-    let mut subject = subject();
-    let inputs = Inputs::find(&world.store, ZONE, &tables, &subject).await.unwrap();
-    assert_eq!(inputs.its.iter().collect::<Vec<_>>(), [job(&partition(0)).as_str()]);
-    assert_eq!((inputs.unknown.len(), inputs.left.len()), (0, 0));
-
-    subject.job = None;
-    let mut inputs = Inputs::find(&world.store, ZONE, &tables, &subject).await.unwrap();
-    assert_eq!((inputs.its.len(), inputs.unknown.len()), (2, 3));
-    let record = |tenant: &str| {
-        let record = json!({
-            "schema": "bitnet.job.v1", "job_id": "any", "tenant_id": tenant, "project_id": "search",
-            "residency_zone": ZONE, "model": "m", "endpoint": "/v1/completions", "service_tier": "batch",
-            "desired": "run", "requests_total": 1, "batch_count": 1, "submitted_at": "2026-11-24T01:00:00Z",
-        });
-        schemas::job::decode(record.to_string().as_bytes()).unwrap()
-    };
-    let records = BTreeMap::from([
-        ("mine".to_owned(), record("acme")),
-        ("theirs".to_owned(), record("globex")),
-    ]);
-    inputs.attribute(ZONE, &subject, &records);
-    assert_eq!((inputs.its.len(), inputs.left.len()), (3, 1));
-    assert!(inputs.left[0].path.ends_with("nobodys") && inputs.left[0].reason.contains("--job nobodys"));
-    assert_eq!(inputs.erase(&world.store, ZONE, true).await.unwrap(), 3);
-    assert_eq!(inputs.erase(&world.store, ZONE, false).await.unwrap(), 3);
-    assert_eq!(inputs.erase(&world.store, ZONE, false).await.unwrap(), 0);
-    assert!(world.path("_inputs/theirs/part-000000.parquet").exists());
-
-    // A job that two tenants call theirs.
-    let worker = committer(&world.store, "worker").await;
-    worker.recover(&partition(1)).await.unwrap();
-    let mut theirs = chunk(&partition(1), 0, 1);
-    theirs.outcomes.truncate(1);
-    theirs.outcomes[0].result.job_id = shared.clone();
-    theirs.outcomes[0].result.tenant_id = "globex".parse().unwrap();
-    commit(&worker, &theirs).await;
-    let place = world
-        .store
-        .path(&format!("{ZONE}/_inputs/{shared}/part-000000.parquet"));
-    world.store.objects().put(&place, "texts".into()).await.unwrap();
-    let inputs = Inputs::find(&world.store, ZONE, &tables, &subject).await.unwrap();
-    assert!(
-        inputs.left[0]
-            .reason
-            .starts_with("belongs to acme/search and globex/search alike"),
-        "{inputs:?}"
-    );
-    subject.project = Some("other".parse().unwrap());
-    let inputs = Inputs::find(&world.store, ZONE, &tables, &subject).await.unwrap();
-    assert_eq!((inputs.its.len(), inputs.left.len()), (0, 0), "of another project");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_day_that_is_not_over_and_a_locked_month_are_not_compacted() {
-    let world = World::new().await;
-    let tables = Tables::open(&world.store, ZONE).await.unwrap();
-    let files = async |table: Table| -> Vec<String> {
-        let files = tables.files(table, None).await.unwrap();
-        files.into_iter().map(|file| file.partition_value).collect()
-    };
-    let done = compact(&world.store, Table::Results, "2026-12-01").await.unwrap();
-    assert_eq!((done.removed, done.added), (2, 1));
-    assert_eq!(files(Table::Results).await, ["2026-11-30", "2026-12-01", "2026-12-01"]);
-
-    world.lock(&[]);
-    let planned = world.bitnet(&["compact", "--table", "billing_events", "--dry-run"]);
-    assert!(planned.succeeded().contains(" would become 1\n"), "{}", planned.stdout);
-    compact(&world.store, Table::BillingEvents, "2027-01-01").await.unwrap();
-    assert_eq!(files(Table::BillingEvents).await, ["2026-11", "2026-11", "2026-12"]);
-    let other = ["compact", "--month", "2026-11", "--table", "billing_events"];
-    assert_eq!(
-        world.bitnet(&other).succeeded(),
-        "eu/billing_events: 0 files of 0 B became 0\n"
-    );
-    assert_eq!(world.bitnet(&["compact", "--table", "invoices"]).code, 2);
-}
-
-/// What a newer version or another program put into a table is not lost.
-#[tokio::test(flavor = "multi_thread")]
-async fn files_with_a_column_of_their_own_are_compacted_among_themselves() {
-    let world = World::new().await;
-    let worker = committer(&world.store, "worker").await;
-    worker.recover(&partition(1)).await.unwrap();
-    for (from, to) in [(0, 1), (1, 3)] {
-        commit(&worker, &chunk(&partition(1), from, to)).await;
-    }
-    let files = world.files(Table::Results).await;
-    let theirs: Vec<_> = files
-        .iter()
-        .filter(|file| name(file).starts_with("part-00001"))
-        .collect();
-    for file in &theirs {
-        let batch = read(file);
-        let ids = batch.column_by_name("custom_id").unwrap().clone();
-        let schema = batch.schema();
-        let columns = schema
-            .fields()
-            .iter()
-            .map(|field| field.name().as_str())
-            .zip(batch.columns().to_vec());
-        let columns = columns.chain([("their_column", ids)]);
-        world.rewrite(Table::Results, file, &RecordBatch::try_from_iter(columns).unwrap());
-    }
-    assert_eq!(
-        compact(&world.store, Table::Results, "2026-12-01").await.unwrap().added,
-        2
-    );
-    let files = world.files(Table::Results).await;
-    let days = files
-        .iter()
-        .filter(|file| file.to_str().unwrap().contains("2026-11-30"));
-    let mut columns: Vec<_> = days
-        .map(|file| (read(file).num_columns(), read(file).num_rows()))
-        .collect();
-    columns.sort_unstable();
-    let ours = Table::Results.arrow_schema().fields().len() - 1;
-    assert_eq!(columns, [(ours, 8), (ours + 1, 4)]);
 }
