@@ -94,7 +94,7 @@ def load_locks(db: duckdb.DuckDBPyConnection, store: str, zone: str) -> list[str
     return [name for name, _ in files]
 
 
-# What is charged alike, by region and the month that bills it.
+# What is charged alike, by region and the month that bills it. What cancels out within a region was not used.
 USED = """
 CREATE TABLE used AS
 SELECT tenant_id, billing_currency AS currency, usage_period, billed_in, model_id, service_tier, meter, price_version,
@@ -102,7 +102,7 @@ SELECT tenant_id, billing_currency AS currency, usage_period, billed_in, model_i
 FROM (UNPIVOT (SELECT * FROM event WHERE billable)
       ON input_uncached_tokens, input_cached_tokens, output_tokens INTO NAME meter VALUE quantity)
 WHERE quantity <> 0
-GROUP BY ALL
+GROUP BY ALL HAVING sum(quantity) <> 0
 """
 
 # Wherever it was used.
@@ -146,7 +146,6 @@ SELECT * EXCLUDE (unit), {ROUNDED.format('contracted')} AS amount FROM (
            model_id || '/' || service_tier || '/' || class AS sku,
            sum(quantity)::BIGINT AS quantity, sum(list)::HUGEINT AS list, sum(contracted)::HUGEINT AS contracted
     FROM rated JOIN class USING (meter) GROUP BY ALL
-    HAVING sum(quantity) <> 0 OR sum(list) <> 0 OR sum(contracted) <> 0
 ) JOIN minor USING (currency)
 """
 

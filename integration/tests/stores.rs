@@ -28,6 +28,10 @@ on_s3!(
     chunks_become_rows,
     sealed_chunks_are_applied_by_whoever_comes_next,
     checkpoints_carry_watermarks_and_dedup_keys,
+    files_are_replaced_under_a_worker,
+    texts_are_erased_under_a_worker,
+    vacuum_keeps_what_anyone_needs,
+    files_are_compacted_under_a_worker,
 );
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,8 @@ mod store;
 mod plant;
 #[path = "trust/breaks.rs"]
 mod breaks;
+#[path = "trust/upkeep.rs"]
+mod upkeep;
 
 use std::fs;
 use std::path::Path;
@@ -569,29 +571,5 @@ async fn two_closed_months_reconcile_and_only_the_edited_one_is_blamed() -> Resu
         );
         assert_eq!(run.code, Some(1));
     }
-    Ok(())
-}
-
-/// Erasing is what a data protection officer asks for: nothing in the store says what a tenant asked or was
-/// answered. Its name is in none of the tables in the first place: a tenant id is a pseudonym.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn erasing_a_tenants_content_changes_no_total() -> Result<()> {
-    let books = books().await.copy()?;
-    let csv = ["report", "usage", "--by", "project,region,day", "--format", "csv"];
-    let reports: [&[&str]; 6] = [
-        &csv,
-        &["report", "usage"],
-        &["report", "invoice", "--month", CLOSED],
-        &["report", "focus", "--month", CLOSED],
-        &["report", "reconcile"],
-        &["billing", "verify"],
-    ];
-    let printed = || -> Result<Vec<String>> { reports.iter().map(|report| books.printed(report)).collect() };
-    let before = printed()?;
-    assert!(plant::mentions(&books, "Dear Ms acme")? > 0);
-    assert_eq!(plant::erase(&books, "acme")?, 24);
-    assert_eq!(plant::mentions(&books, "Dear Ms acme")?, 0);
-    assert!(plant::mentions(&books, "Dear Ms globex")? > 0);
-    assert_eq!(printed()?, before);
     Ok(())
 }

@@ -33,16 +33,6 @@ pub struct Outcome {
     pub billing: BillingRow,
 }
 
-/// A message that could not be read and now lies on the dead-letter topic.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeadLetter {
-    /// Where it stood.
-    pub offset: i64,
-    /// What was wrong with it.
-    pub error: String,
-}
-
 /// Everything the offsets `[from, to)` of one partition ended in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chunk {
@@ -56,6 +46,6 @@ pub struct Chunk {
     pub outcomes: Vec<Outcome>,
     /// Request batches seen for the first time here, each with its offset.
     pub dedup_keys: Vec<(DedupKey, i64)>,
-    /// Messages that ended as dead letters.
-    pub dead_letters: Vec<DeadLetter>,
+    /// Offsets of messages that ended as dead letters.
+    pub dead_letters: Vec<i64>,
 }

@@ -19,7 +19,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
-use crate::chunk::{Chunk, DeadLetter, PartitionId};
+use crate::chunk::{Chunk, PartitionId};
+use crate::dead_letter;
 use crate::sink::StagedFiles;
 use crate::store::{self, Store};
 
@@ -60,6 +61,23 @@ pub struct Intent {
     pub dedup_keys: Vec<(HexKey, i64)>,
     /// Messages that ended as dead letters.
     pub dead_letters: Vec<DeadLetter>,
+}
+
+/// A message that could not be read and now lies on the dead-letter topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetter {
+    /// Where it stood.
+    pub offset: i64,
+    /// Where to read what was wrong. Not what it was: that may quote the message, and an intent is never erased.
+    pub error: String,
+}
+
+impl DeadLetter {
+    fn at(offset: i64) -> DeadLetter {
+        let error = format!("see its headers on {}", dead_letter::TOPIC);
+        DeadLetter { offset, error }
+    }
 }
 
 /// A dedup key as 32 hexadecimal digits.
@@ -105,7 +123,11 @@ impl Intent {
                 .iter()
                 .map(|&(key, offset)| (HexKey(key), offset))
                 .collect(),
-            dead_letters: chunk.dead_letters.clone(),
+            dead_letters: chunk
+                .dead_letters
+                .iter()
+                .map(|&offset| DeadLetter::at(offset))
+                .collect(),
         }
     }
 }
@@ -272,6 +294,31 @@ impl Intents {
         Ok(intents)
     }
 
+    /// Every partition that ever sealed a chunk.
+    pub async fn partitions(&self) -> Result<Vec<PartitionId>, IntentError> {
+        let mut partitions = Vec::new();
+        for topic in self
+            .folders(&self.store.path(&format!("{}/_intents", self.zone)))
+            .await?
+        {
+            for epoch in self.folders(&topic).await? {
+                for partition in self.folders(&epoch).await? {
+                    partitions.extend(partition_of([&topic, &epoch, &partition]));
+                }
+            }
+        }
+        Ok(partitions)
+    }
+
+    async fn folders(&self, directory: &Path) -> Result<Vec<Path>, IntentError> {
+        let listed = self.store.objects().list_with_delimiter(Some(directory)).await;
+        let failed = |source| IntentError::Store {
+            path: directory.clone(),
+            source,
+        };
+        Ok(listed.map_err(failed)?.common_prefixes)
+    }
+
     /// What it means that no intent starts at `from`, although tables or checkpoints reach further.
     pub(crate) fn missing(&self, partition: &PartitionId, from: i64) -> IntentError {
         let reason = "it is missing, although later offsets are in the tables".to_owned();
@@ -335,6 +382,16 @@ impl Intents {
         self.store
             .path(&format!("{}/{from:020}.json", self.directory(partition)))
     }
+}
+
+/// None for a folder that is no partition's.
+fn partition_of(folders: [&Path; 3]) -> Option<PartitionId> {
+    let [topic, epoch, partition] = folders.map(Path::filename);
+    Some(PartitionId {
+        topic: topic?.to_owned(),
+        epoch: epoch?.parse().ok()?,
+        partition: partition?.parse().ok()?,
+    })
 }
 
 fn start_of(path: &Path) -> Option<i64> {

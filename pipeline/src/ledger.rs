@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use schemas::ids::DedupKey;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::chunk::{Chunk, DeadLetter, Outcome, PartitionId};
+use crate::chunk::{Chunk, Outcome, PartitionId};
 
 /// Names a slot for as long as its partition stays with us; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,7 +83,7 @@ enum Content {
         outcomes: Vec<Option<Outcome>>,
         missing: usize,
     },
-    DeadLetter(String),
+    DeadLetter,
 }
 
 impl Ledger {
@@ -197,14 +197,14 @@ impl Ledger {
     }
 
     /// Finishes the slot as a dead letter, which is on its topic already. Its batch may come again, mended.
-    pub fn fill_dead_letter(&mut self, slot: SlotId, error: String, now: Instant) -> bool {
+    pub fn fill_dead_letter(&mut self, slot: SlotId, now: Instant) -> bool {
         if let Some(home) = self.homes.get(&slot).and_then(|home| self.partitions.get_mut(home))
             && let Some(place) = home.slots.iter_mut().find(|place| place.id == slot)
             && let Some(key) = place.first_delivery_of.take()
         {
             home.seen.remove(&key);
         }
-        self.update(slot, now, |content| *content = Content::DeadLetter(error))
+        self.update(slot, now, |content| *content = Content::DeadLetter)
     }
 
     fn update(&mut self, slot: SlotId, now: Instant, change: impl FnOnce(&mut Content)) -> bool {
@@ -351,10 +351,7 @@ impl Slot {
         match self.content {
             Content::Reading => unreachable!("only finished slots become a chunk"),
             Content::Rows { outcomes, .. } => chunk.outcomes.extend(outcomes.into_iter().flatten()),
-            Content::DeadLetter(error) => chunk.dead_letters.push(DeadLetter {
-                offset: self.offset,
-                error,
-            }),
+            Content::DeadLetter => chunk.dead_letters.push(self.offset),
         }
         self.permit
     }
@@ -365,14 +362,14 @@ impl Content {
         match self {
             Content::Reading => false,
             Content::Rows { missing, .. } => *missing == 0,
-            Content::DeadLetter(_) => true,
+            Content::DeadLetter => true,
         }
     }
 
     fn rows(&self) -> usize {
         match self {
             Content::Rows { outcomes, .. } => outcomes.len(),
-            Content::Reading | Content::DeadLetter(_) => 0,
+            Content::Reading | Content::DeadLetter => 0,
         }
     }
 }

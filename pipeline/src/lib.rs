@@ -24,5 +24,6 @@ pub mod run;
 pub mod jobs;
 pub mod corrections;
 pub mod close;
+pub mod upkeep;
 pub mod telemetry;
 pub mod cli;

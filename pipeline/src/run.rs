@@ -218,7 +218,7 @@ struct Loop {
     careful: BTreeMap<PartitionId, Careful>,
     unread: BTreeMap<ServiceTier, VecDeque<Unread>>,
     admissions: JoinSet<(Origin, Result<Admitted, AdmitError>)>,
-    dead: JoinSet<(SlotId, String, Result<(), KafkaError>)>,
+    dead: JoinSet<(SlotId, Result<(), KafkaError>)>,
     outbox: VecDeque<Order>,
     running: HashMap<JobId, Running>,
     deadlines: BTreeSet<(Timestamp, JobId)>,
@@ -366,8 +366,8 @@ impl Loop {
                     self.on_admitted(origin, admitted)?;
                 }
                 Some(done) = self.dead.join_next() => {
-                    let (slot, error, sent) = done.expect("sending does not panic");
-                    self.on_dead_letter(slot, error, sent)?;
+                    let (slot, sent) = done.expect("sending does not panic");
+                    self.on_dead_letter(slot, sent)?;
                 }
                 Some(done) = self.seals.join_next() => self.on_sealed(done.expect("sealing does not panic"))?,
                 Some(done) = self.applies.join_next() => self.on_applied(done.expect("applying does not panic"))?,

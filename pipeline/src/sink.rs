@@ -5,33 +5,27 @@
 //! that costs space and nothing else. Everything the commit needs to know of a file (size, statistics)
 //! is in its [`StagedFile`], so that whoever applies the intent need not open the file.
 
+mod data_file;
+
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::{cast, max, max_string, min, min_string, take_record_batch};
-use arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef};
+use arrow::array::{AsArray, RecordBatch, UInt32Array};
+use arrow::compute::{cast, take_record_batch};
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use futures::future;
 use object_store::ObjectStoreExt;
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
-use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
-use ulid::Ulid;
+use serde_json::Value;
 
 use schemas::billing::BillingRow;
 use schemas::result::ResultRow;
 
+pub(crate) use data_file::DataFile;
+
 use crate::chunk::{Chunk, PartitionId};
 use crate::store::{self, Store};
-
-const ZSTD_LEVEL: i32 = 3;
-const ROW_GROUP_ROWS_MAX: usize = 65_536;
 
 /// The two tables of a residency zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -150,7 +144,8 @@ pub enum StageError {
     },
 }
 
-type EncodeError = Box<dyn std::error::Error + Send + Sync>;
+/// Why rows do not fit into a file.
+pub type EncodeError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where the tables of one zone lie.
 #[derive(Debug, Clone)]
@@ -159,9 +154,10 @@ pub struct Sink {
     zone: String,
 }
 
-struct Encoded {
+/// A data file that is to be stored.
+pub(crate) struct Encoded {
     table: Table,
-    file: StagedFile,
+    pub(crate) file: StagedFile,
     bytes: Bytes,
 }
 
@@ -228,7 +224,8 @@ impl Sink {
         }
     }
 
-    async fn put(&self, encoded: &Encoded) -> Result<(), StageError> {
+    /// Stores one file.
+    pub(crate) async fn put(&self, encoded: &Encoded) -> Result<(), StageError> {
         let place = self.place(encoded.table, &encoded.file.path);
         let put = self
             .store
@@ -259,22 +256,9 @@ fn encode(results: Vec<ResultRow>, billing: Vec<BillingRow>, stem: &str) -> Resu
     let mut encoded = Vec::new();
     for (table, batch) in batches {
         for (partition_value, part) in split(&batch, table.partition_column())? {
-            let bytes = to_parquet(&part)?;
-            let name = format!("{stem}-{}.parquet", Ulid::generate());
-            let file = StagedFile {
-                path: format!("{}={partition_value}/{name}", table.partition_column()),
-                partition_value,
-                rows: part.num_rows() as u64,
-                size: bytes.len() as u64,
-                sha256: hex::encode(Sha256::digest(&bytes)),
-                modified_ms: jiff::Timestamp::now().as_millisecond(),
-                stats: stats(&part, table.stats_columns())?,
-            };
-            encoded.push(Encoded {
-                table,
-                file,
-                bytes: bytes.into(),
-            });
+            let mut file = DataFile::new(table, part.schema(), part.num_rows() as u64)?;
+            file.write(&part)?;
+            encoded.push(file.finish(partition_value, stem)?);
         }
     }
     Ok(encoded)
@@ -295,54 +279,4 @@ fn split(batch: &RecordBatch, column: &str) -> Result<Vec<(String, RecordBatch)>
         .into_iter()
         .map(|(value, rows)| Ok((value.to_owned(), take_record_batch(&rest, &UInt32Array::from(rows))?)));
     parts.collect()
-}
-
-fn to_parquet(batch: &RecordBatch) -> Result<Vec<u8>, ParquetError> {
-    let job_id = ColumnPath::from("job_id");
-    let properties = WriterProperties::builder()
-        .set_created_by("bitnet".to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
-        .set_column_bloom_filter_enabled(job_id.clone(), true)
-        .set_column_bloom_filter_max_ndv(job_id, batch.num_rows() as u64)
-        .build();
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties))?;
-    writer.write(batch)?;
-    writer.into_inner()
-}
-
-/// `numRecords`, and `minValues`, `maxValues` and `nullCount` of `columns`, as the Delta protocol
-/// ("Per-file Statistics") writes them.
-fn stats(batch: &RecordBatch, columns: &[&str]) -> Result<Value, ArrowError> {
-    let (mut least, mut most, mut nulls) = (Map::new(), Map::new(), Map::new());
-    for &name in columns {
-        let column = batch.column(batch.schema().index_of(name)?);
-        let (low, high) = match column.data_type() {
-            DataType::Utf8 => (
-                json!(min_string(column.as_string::<i32>())),
-                json!(max_string(column.as_string::<i32>())),
-            ),
-            DataType::Int32 => (
-                json!(min(column.as_primitive::<Int32Type>())),
-                json!(max(column.as_primitive::<Int32Type>())),
-            ),
-            DataType::Int64 => (
-                json!(min(column.as_primitive::<Int64Type>())),
-                json!(max(column.as_primitive::<Int64Type>())),
-            ),
-            other => {
-                return Err(ArrowError::NotYetImplemented(format!(
-                    "statistics of {name}, which is {other}"
-                )));
-            }
-        };
-        if !low.is_null() {
-            least.insert(name.to_owned(), low);
-            most.insert(name.to_owned(), high);
-        }
-        nulls.insert(name.to_owned(), json!(column.null_count()));
-    }
-    Ok(json!({
-        "numRecords": batch.num_rows(), "minValues": least, "maxValues": most, "nullCount": nulls, "tightBounds": true,
-    }))
 }

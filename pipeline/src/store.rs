@@ -8,11 +8,12 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig};
 use ulid::Ulid;
 use url::Url;
 
@@ -133,6 +134,15 @@ impl Store {
         root.parts().chain(Path::from(relative).parts()).collect()
     }
 
+    /// The inverse of [`Store::path`]; what lies elsewhere is given as it is.
+    pub(crate) fn relative(&self, path: &Path) -> String {
+        let root = self.path("");
+        match path.prefix_match(&root) {
+            Some(parts) => parts.collect::<Path>().to_string(),
+            None => path.to_string(),
+        }
+    }
+
     /// Writes a small object, tries to create it again, reads it back and deletes it.
     pub async fn check(&self) -> Result<(), StoreError> {
         let probe = self.path(&format!("_probe/{}", Ulid::generate()));
@@ -176,6 +186,11 @@ pub(crate) fn is_outage(error: &object_store::Error) -> bool {
         error,
         object_store::Error::Generic { .. } | object_store::Error::JoinError { .. }
     )
+}
+
+/// When the store says that the object was written; of a time that no calendar has, the latest there is.
+pub(crate) fn modified(meta: &ObjectMeta) -> Timestamp {
+    Timestamp::from_millisecond(meta.last_modified.timestamp_millis()).unwrap_or(Timestamp::MAX)
 }
 
 fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {

@@ -6,11 +6,14 @@
 //! watermarks were checked, so no range of offsets enters a table twice.
 //!
 //! In reading order: this file opens tables, `create` makes one, `watermarks` knows how far each partition
-//! is, `commit` adds files, `scan` reads rows back.
+//! is, `commit` adds files, `replace` puts files in the place of others, `history` knows which files went
+//! out of the table, `scan` reads rows back.
 
 mod create;
 mod watermarks;
 mod commit;
+mod replace;
+mod history;
 mod scan;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,11 +23,14 @@ use delta_kernel::snapshot::CheckpointWriteResult;
 use delta_kernel::{KernelError, KernelResult, Snapshot, SnapshotRef};
 use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
 use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder};
+use object_store::path::Path;
 use parquet::errors::ParquetError;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use url::Url;
 
 pub use commit::Stuck;
+pub use replace::{Replaced, Replacement};
+pub(crate) use scan::{DataFileReader, open_file};
 pub use scan::{Equals, TableFile};
 
 use self::watermarks::Watermarks;
@@ -68,6 +74,12 @@ pub enum TableError {
         /// How many.
         attempts: u32,
     },
+    /// A data file is not there. A version that named it is no longer the newest, or it is lost.
+    #[error("{path} is not there (any more): whoever opened the table before it was rewritten must open it again")]
+    Gone {
+        /// The file.
+        path: String,
+    },
     /// A data file could not be read.
     #[error("cannot read {path}")]
     File {
@@ -85,7 +97,17 @@ impl TableError {
             TableError::Log { source, .. } => is_outage(source),
             TableError::File { source, .. } => chain_has_outage(source),
             TableError::Contended { .. } => true,
-            TableError::Missing { .. } | TableError::Schema { .. } => false,
+            TableError::Missing { .. } | TableError::Schema { .. } | TableError::Gone { .. } => false,
+        }
+    }
+
+    pub(crate) fn file(path: &Path, source: ParquetError) -> TableError {
+        let path = path.to_string();
+        match &source {
+            ParquetError::External(cause) if cause.downcast_ref().is_some_and(is_not_found) => {
+                TableError::Gone { path }
+            }
+            _ => TableError::File { path, source },
         }
     }
 }
@@ -280,6 +302,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Names the partition in `txn` actions.
 fn app_id(partition: &PartitionId) -> String {
     format!("pipeline/{partition}")
+}
+
+fn is_not_found(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::NotFound { .. })
 }
 
 fn is_missing(error: &KernelError) -> bool {

@@ -2,6 +2,8 @@
 
 mod support;
 
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
 use pipeline::chunk::PartitionId;
 use pipeline::committer::{CommitSettings, Committer};
 use pipeline::store::Store;
@@ -63,6 +65,37 @@ async fn what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on() {
     let (results, _) = world.rows().await;
     assert_eq!((progress.dead_letters, results.len()), (2, 1));
     assert_eq!(results[0].position.offset, 2);
+}
+
+/// An intent stays for ever, and nobody can tell whose words it would keep.
+#[tokio::test(flavor = "multi_thread")]
+async fn intents_do_not_quote_what_could_not_be_read() {
+    let world = World::new(1);
+    let faulty = br#"{"schema": "bitnet.request_batch.v1", "batch_seq": "Dear Ms acme"}"#;
+    let error = schemas::request::decode(faulty, &schemas::request::Limits::default())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("Dear Ms acme"), "{error}");
+    world.publish(0, faulty).await;
+    assert_eq!(world.drain("w").await.unwrap().dead_letters, 1);
+    let store = Store::open(&world.settings.store.uri).unwrap();
+    let listed = store.objects().list(Some(&store.path("local/_intents")));
+    let mut intents = listed.try_collect::<Vec<_>>().await.unwrap();
+    intents.retain(|meta| meta.location.as_ref().ends_with("00000.json"));
+    assert_eq!(intents.len(), 1);
+    let intent = store
+        .objects()
+        .get(&intents[0].location)
+        .await
+        .unwrap()
+        .bytes()
+        .await
+        .unwrap();
+    let intent = String::from_utf8(intent.to_vec()).unwrap();
+    assert!(
+        intent.contains("bitnet.dead-letters") && !intent.contains("Dear Ms"),
+        "{intent}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,6 +50,10 @@ on_every_store!(
     chunks_become_rows,
     sealed_chunks_are_applied_by_whoever_comes_next,
     checkpoints_carry_watermarks_and_dedup_keys,
+    files_are_replaced_under_a_worker,
+    texts_are_erased_under_a_worker,
+    vacuum_keeps_what_anyone_needs,
+    files_are_compacted_under_a_worker,
 );
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,7 +170,7 @@ async fn damaged_or_missing_intent_stops_recovery_and_says_where() {
     let whole = store.objects().get(&path).await.unwrap().bytes().await.unwrap();
     let text = std::str::from_utf8(&whole).unwrap();
     let cases = [
-        (text.replace("not UTF-8", "not UTF-9"), "checksum"),
+        (text.replace("dead-letters", "dead-lettres"), "checksum"),
         (text[..text.len() / 2].to_owned(), "EOF"),
         (String::new(), "EOF"),
     ];

@@ -150,6 +150,10 @@ pub(crate) fn read_schema() -> &'static Schema {
 /// write it `2026-11-24`.
 pub const PARTITION_COLUMN: &str = "day";
 
+/// The columns that say what someone asked or was answered; all may be null. An error's message may quote
+/// the request. What is not here is an id, a count, a time or a word of ours.
+pub const CONTENT_COLUMNS: [&str; 5] = ["error_message", "output_text", "response", "embedding", "scores"];
+
 /// Columns of `results`.
 pub fn arrow_schema() -> SchemaRef {
     SCHEMA.clone()

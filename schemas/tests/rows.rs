@@ -53,6 +53,26 @@ fn no_rows_make_an_empty_batch() {
     assert_eq!(billing::from_batch(&batch).unwrap(), []);
 }
 
+/// A new column must be put on one side or the other.
+#[test]
+fn optional_columns_of_results_are_content_or_known_to_be_none() {
+    let harmless = [
+        "model_digest",
+        "tokenizer_digest",
+        "error_code",
+        "finish_reason",
+        "admitted_at",
+        "first_token_at",
+    ];
+    let schema = result::arrow_schema();
+    let optional = schema.fields().iter().filter(|field| field.is_nullable());
+    let mut optional: Vec<&str> = optional.map(|field| field.name().as_str()).collect();
+    let mut known = [&harmless[..], &result::CONTENT_COLUMNS].concat();
+    optional.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(optional, known);
+}
+
 #[test]
 fn columns_have_the_published_types() {
     let results = result::arrow_schema();

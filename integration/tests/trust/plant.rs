@@ -5,20 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, RecordBatch, StringArray};
-use arrow::compute::{concat_batches, nullif};
+use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Decimal128Type, Field, Schema};
 use billing::close::manifest::{ClosedFile, Manifest};
 use billing::event::payload_hash;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use schemas::billing::{BillingRow, PARTITION_COLUMN, from_batch, to_batch};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::store::{Books, ZONE};
-
-/// Columns of `results` that say what someone asked or was answered.
-const CONTENT: [&str; 5] = ["output_text", "response", "embedding", "scores", "error_message"];
 
 /// Changes the ledger's rows of one month, where they lie: the file that `edit` wants gets what it leaves.
 pub(crate) fn edit_ledger(books: &Books, month: &str, edit: impl Fn(&mut Vec<BillingRow>) -> bool) -> Result<()> {
@@ -118,54 +115,6 @@ pub(crate) fn mentions(books: &Books, text: &str) -> Result<usize> {
         count += answers.iter().flatten().filter(|answer| answer.contains(text)).count();
     }
     Ok(count)
-}
-
-/// Takes everything that a tenant's requests were answered with out of `results`, as an `UPDATE` of the table
-/// does that is followed by a `VACUUM`. Returns how many rows that were.
-pub(crate) fn erase(books: &Books, tenant: &str) -> Result<usize> {
-    let log = books.path(&format!("{ZONE}/results/_delta_log"));
-    let (mut rows, mut actions) = (0, vec![json!({"commitInfo": {"operation": "UPDATE"}})]);
-    for mut add in added(&log)? {
-        let path = add["path"].as_str().context("a path")?.to_owned();
-        let file = books.path(&format!("{ZONE}/results/{path}"));
-        let batch = read_parquet(&file)?;
-        let tenants = batch.column_by_name("tenant_id").context("tenants")?.as_string::<i32>();
-        let erased: BooleanArray = tenants.iter().map(|of| Some(of == Some(tenant))).collect();
-        rows += erased.true_count();
-        let schema = batch.schema();
-        let columns = schema.fields().iter().zip(batch.columns());
-        let columns = columns.map(|(field, column)| match CONTENT.contains(&field.name().as_str()) {
-            true => nullif(column, &erased),
-            false => Ok(column.clone()),
-        });
-        let columns = columns.collect::<Result<Vec<_>, _>>()?;
-        let new = path.replace("part-", "erased-");
-        write_parquet(
-            &books.path(&format!("{ZONE}/results/{new}")),
-            &RecordBatch::try_new(schema, columns)?,
-        )?;
-        fs::remove_file(&file)?;
-        actions.push(json!({"remove": {"path": path, "dataChange": true, "deletionTimestamp": 1}}));
-        add["size"] = fs::metadata(books.path(&format!("{ZONE}/results/{new}")))?.len().into();
-        add["path"] = new.into();
-        actions.push(json!({ "add": add }));
-    }
-    let commits = fs::read_dir(&log)?.count();
-    let actions: Vec<_> = actions.iter().map(Value::to_string).collect();
-    fs::write(log.join(format!("{commits:020}.json")), actions.join("\n") + "\n")?;
-    Ok(rows)
-}
-
-/// The `add` actions of a table's log.
-fn added(log: &Path) -> Result<Vec<Value>> {
-    let mut added = Vec::new();
-    for commit in fs::read_dir(log)? {
-        for line in fs::read_to_string(commit?.path())?.lines() {
-            let mut action: Value = serde_json::from_str(line)?;
-            added.extend(action.get_mut("add").map(Value::take));
-        }
-    }
-    Ok(added)
 }
 
 fn result_files(books: &Books) -> Result<Vec<PathBuf>> {

@@ -7,6 +7,7 @@ use crate::models::ModelsError;
 use crate::settings::SettingsError;
 use crate::store::StoreError;
 use crate::tables::TableError;
+use crate::upkeep::UpkeepError;
 
 impl From<SettingsError> for Failure {
     fn from(error: SettingsError) -> Failure {
@@ -55,6 +56,10 @@ impl From<TableError> for Failure {
         let (exit, remedy) = match &error {
             TableError::Missing { .. } => (Exit::BadInput, "nothing was committed there yet"),
             TableError::Schema { .. } => (Exit::BadInput, "name a table of this version of bitnet"),
+            TableError::Gone { .. } => (
+                Exit::Outage,
+                "run again; if that says the same, the file is lost, and `bitnet table check` names every such file",
+            ),
             error if error.is_outage() => (Exit::Outage, "check that the store is up, and run again"),
             _ => (
                 Exit::Internal,
@@ -62,6 +67,27 @@ impl From<TableError> for Failure {
             ),
         };
         Failure::new(exit, error).help(remedy)
+    }
+}
+
+impl From<UpkeepError> for Failure {
+    fn from(error: UpkeepError) -> Failure {
+        match error {
+            UpkeepError::Table(error) => error.into(),
+            UpkeepError::Period(error) => error.into(),
+            error if error.is_outage() => {
+                Failure::new(Exit::Outage, error).help("check that the store is up, and run again")
+            }
+            UpkeepError::Intent(_) => {
+                Failure::new(Exit::CheckFailed, error).help("without it nobody knows which files are needed")
+            }
+            UpkeepError::Store { .. } | UpkeepError::Stage(_) => {
+                Failure::new(Exit::Internal, error).help("let this user list, read, write and delete there")
+            }
+            UpkeepError::Commit(_) | UpkeepError::Rewrite { .. } => {
+                Failure::new(Exit::Internal, error).help("`bitnet table check` says whether files are damaged")
+            }
+        }
     }
 }
 

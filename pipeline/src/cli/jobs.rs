@@ -305,7 +305,8 @@ fn parquet_writer(file: File) -> Result<ArrowWriter<File>, Failure> {
     ArrowWriter::try_new(file, schema, Some(properties)).map_err(|error| Failure::new(Exit::Internal, error))
 }
 
-fn grid(header: &[&str]) -> Grid {
+/// A table for the terminal.
+pub(super) fn grid(header: &[&str]) -> Grid {
     let mut grid = Grid::new();
     grid.load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled);

@@ -19,6 +19,7 @@ pub mod run_batch;
 pub mod report;
 pub mod price;
 pub mod billing;
+pub mod table;
 pub mod config;
 pub mod model;
 
@@ -26,7 +27,7 @@ pub use failure::{Exit, Failure};
 
 const EXIT_CODES: &str = "Exit codes:
   0    done
-  1    a check failed (reconciliation, golden logits)
+  1    a check failed (reconciliation, files of tables, golden logits)
   2    command line or settings cannot be used
   65   bad input
   69   broker or store unreachable at the start
@@ -72,6 +73,8 @@ enum Command {
     #[command(subcommand)]
     Billing(billing::Billing),
     #[command(subcommand)]
+    Table(table::Table),
+    #[command(subcommand)]
     Model(model::Model),
     #[command(subcommand)]
     Config(config::Config),
@@ -105,6 +108,7 @@ impl Cli {
                 Command::Report(command) => command.run(&settings).await,
                 Command::Price(command) => command.run(&settings),
                 Command::Billing(command) => command.run(&settings).await,
+                Command::Table(command) => command.run(&settings).await,
                 Command::Model(command) => command.run().await,
                 Command::Config(command) => command.run(&settings),
             }

@@ -15,7 +15,9 @@ pub mod audit;
 use std::collections::BTreeMap;
 
 use billing::close::CloseError;
-use billing::close::manifest::{ClosedFile, FORMAT, Lock, Manifest, OtherFormat, Previous, Stage, check_format};
+use billing::close::manifest::{
+    ClosedFile, FORMAT, LedgerFile, Lock, Manifest, OtherFormat, Previous, Stage, check_format,
+};
 use billing::invoice::{CreditState, Invoice};
 use billing::period::Period;
 use billing::report::usage::Filter;
@@ -25,6 +27,7 @@ use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 
+use crate::intent::IntentError;
 use crate::prices::Prices;
 use crate::prices::published::PublishError;
 use crate::store::{self, Store};
@@ -143,6 +146,16 @@ impl PeriodError {
                 ..
             } => true,
             _ => false,
+        }
+    }
+
+    fn sealed(zone: &str, error: IntentError) -> Self {
+        match error {
+            IntentError::Store { path, source } => ObjectError::store(&path, source).into(),
+            error => PeriodError::Changed {
+                path: format!("{zone}/_intents"),
+                problem: format!("cannot be read: {error}"),
+            },
         }
     }
 }
@@ -279,6 +292,21 @@ impl Periods {
             }
         }
         Ok(invoices.finish())
+    }
+
+    /// The ledger's files of a zone that a month reads, closed or only locked so far, by month.
+    ///
+    /// # Errors
+    /// When the store fails or a lock is damaged.
+    pub async fn locked(&self, zone: &str) -> Result<BTreeMap<Period, Vec<LedgerFile>>, PeriodError> {
+        let mut locked = BTreeMap::new();
+        for period in self.known().await? {
+            if let Some(mut lock) = self.lock_of(period).await? {
+                let files = lock.zones.remove(zone).map(|zone| zone.files);
+                locked.insert(period, files.unwrap_or_default());
+            }
+        }
+        Ok(locked)
     }
 
     /// Which months have files.

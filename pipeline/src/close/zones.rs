@@ -14,7 +14,6 @@ use object_store::path::Path;
 
 use super::objects::{ObjectError, Objects};
 use super::{Earlier, PeriodError};
-use crate::chunk::PartitionId;
 use crate::intent::Intents;
 use crate::sink::Table;
 use crate::store::Store;
@@ -119,20 +118,13 @@ pub(super) async fn zones(store: &Store) -> Result<Vec<String>, PeriodError> {
 
 /// What is sealed and not yet billed, if anything.
 async fn unapplied(store: &Store, zone: &str, tables: &Tables) -> Result<Option<String>, PeriodError> {
-    let partitions = partitions(store, zone).await?;
-    let failed = |source| PeriodError::table(zone, source);
-    let watermarks = tables
-        .watermarks(Table::BillingEvents, &partitions)
-        .await
-        .map_err(failed)?;
     let intents = Intents::new(store.clone(), zone);
+    let failed = |error| PeriodError::sealed(zone, error);
+    let partitions = intents.partitions().await.map_err(failed)?;
+    let watermarks = tables.watermarks(Table::BillingEvents, &partitions).await;
+    let watermarks = watermarks.map_err(|source| PeriodError::table(zone, source))?;
     for (partition, watermark) in partitions.iter().zip(watermarks) {
-        let chain = intents.chain(partition, watermark).await;
-        let chain = chain.map_err(|error| PeriodError::Changed {
-            path: format!("{zone}/_intents/{partition}"),
-            problem: format!("cannot be read: {error}"),
-        })?;
-        if let Some(intent) = chain.first() {
+        if let Some(intent) = intents.chain(partition, watermark).await.map_err(failed)?.first() {
             let (from, to) = (intent.from, intent.to);
             return Ok(Some(format!(
                 "offsets {from} to {to} of {partition} are sealed but not billed; a worker that starts there bills them"
@@ -140,30 +132,6 @@ async fn unapplied(store: &Store, zone: &str, tables: &Tables) -> Result<Option<
         }
     }
     Ok(None)
-}
-
-/// Every partition that ever sealed a chunk in the zone.
-async fn partitions(store: &Store, zone: &str) -> Result<Vec<PartitionId>, PeriodError> {
-    let mut partitions = Vec::new();
-    for topic in folders(store, &store.path(&format!("{zone}/_intents"))).await? {
-        for epoch in folders(store, &topic).await? {
-            for partition in folders(store, &epoch).await? {
-                let name = |path: &Path| path.filename().map(str::to_owned);
-                let parts = (name(&topic), name(&epoch), name(&partition));
-                let (Some(topic), Some(epoch), Some(partition)) = parts else {
-                    continue;
-                };
-                if let (Ok(epoch), Ok(partition)) = (epoch.parse(), partition.parse()) {
-                    partitions.push(PartitionId {
-                        topic,
-                        epoch,
-                        partition,
-                    });
-                }
-            }
-        }
-    }
-    Ok(partitions)
 }
 
 async fn folders(store: &Store, directory: &Path) -> Result<Vec<Path>, PeriodError> {

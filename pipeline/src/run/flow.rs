@@ -121,22 +121,17 @@ impl Loop {
                 dead_letters.send(&letter).await
             };
             let sent = patiently(give_up, |_| true, send).await;
-            (slot, error, sent)
+            (slot, sent)
         });
     }
 
-    pub(super) fn on_dead_letter(
-        &mut self,
-        slot: SlotId,
-        error: String,
-        sent: Result<(), KafkaError>,
-    ) -> Result<(), RunError> {
+    pub(super) fn on_dead_letter(&mut self, slot: SlotId, sent: Result<(), KafkaError>) -> Result<(), RunError> {
         if !self.ledger.holds(slot) {
             return Ok(());
         }
         let outage_max = self.limits.outage_max;
         sent.map_err(|source| RunError::DeadLetter { outage_max, source })?;
-        self.ledger.fill_dead_letter(slot, error, Instant::now());
+        self.ledger.fill_dead_letter(slot, Instant::now());
         self.progress.send_modify(|progress| progress.dead_letters += 1);
         Ok(())
     }

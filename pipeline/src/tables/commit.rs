@@ -24,7 +24,7 @@ const ATTEMPTS_MAX: u32 = 40;
 /// Replies lost before the caller hears of it, who knows how long to be patient.
 const OUTAGES_MAX: u32 = 2;
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-const ENGINE_INFO: &str = concat!("bitnet/", env!("CARGO_PKG_VERSION"));
+pub(super) const ENGINE_INFO: &str = concat!("bitnet/", env!("CARGO_PKG_VERSION"));
 
 /// A partition whose intents do not start where the table's rows of it end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,9 +37,10 @@ pub struct Stuck {
     pub from: i64,
 }
 
-enum Attempt {
-    /// Everything that fits is in the table.
-    Done(Vec<Stuck>),
+/// How one attempt to write the next log entry ended.
+pub(super) enum Attempt<T> {
+    /// What was to be in the table is there.
+    Done(T),
     /// Another writer took the next log entry.
     Conflict,
 }
@@ -59,15 +60,26 @@ impl Tables {
     /// repeated after any failure. Partitions whose intents do not fit are left out and returned.
     pub async fn commit(&self, table: Table, intents: &[Arc<Intent>]) -> Result<Vec<Stuck>, TableError> {
         let table = self.table(table);
+        table.persist(|| table.attempt(intents.to_vec())).await
+    }
+}
+
+impl DeltaTable {
+    /// Attempts until one is done. Each must begin with a fresh snapshot, and find out from it whether one
+    /// before it landed unnoticed.
+    pub(super) async fn persist<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, TableError>
+    where
+        F: Future<Output = Result<Attempt<T>, TableError>>,
+    {
         let (mut attempts, mut outages) = (1, 0);
         loop {
-            match table.attempt(intents.to_vec()).await {
-                Ok(Attempt::Done(stuck)) => return Ok(stuck),
+            match attempt().await {
+                Ok(Attempt::Done(done)) => return Ok(done),
                 Ok(Attempt::Conflict) if attempts == ATTEMPTS_MAX => {
-                    let url = table.url.clone();
+                    let url = self.url.clone();
                     return Err(TableError::Contended { url, attempts });
                 }
-                Ok(Attempt::Conflict) => tracing::debug!(table = %table.url, attempts, "another writer came first"),
+                Ok(Attempt::Conflict) => tracing::debug!(table = %self.url, attempts, "another writer came first"),
                 // The commit may have landed all the same: the next attempt looks.
                 Err(error) if error.is_outage() && outages < OUTAGES_MAX => outages += 1,
                 Err(error) => return Err(error),
@@ -76,11 +88,9 @@ impl Tables {
             attempts += 1;
         }
     }
-}
 
-impl DeltaTable {
     /// One attempt on a fresh snapshot, whose watermarks also tell whether an earlier one succeeded.
-    async fn attempt(&self, intents: Vec<Arc<Intent>>) -> Result<Attempt, TableError> {
+    async fn attempt(&self, intents: Vec<Arc<Intent>>) -> Result<Attempt<Vec<Stuck>>, TableError> {
         let snapshot = self.snapshot().await?;
         let table = self.clone();
         self.run(move |engine| {
@@ -88,21 +98,32 @@ impl DeltaTable {
             if missing.watermarks.is_empty() {
                 return Ok(Attempt::Done(missing.stuck));
             }
-            match commit(engine, snapshot, table.table, &missing)? {
-                CommitResult::Committed(committed) => {
-                    let since = committed.post_commit_stats().commits_since_checkpoint;
-                    table.commits_since_checkpoint.store(since, Ordering::Relaxed);
-                    lock(&table.watermarks).committed(committed.commit_version(), &missing.watermarks);
-                    if let Some(snapshot) = committed.post_commit_snapshot() {
-                        table.remember(snapshot.clone());
-                    }
-                    Ok(Attempt::Done(missing.stuck))
-                }
-                CommitResult::Conflicted(_) => Ok(Attempt::Conflict),
-                CommitResult::Retryable(failed) => Err(failed.error),
-            }
+            let result = commit(engine, snapshot, table.table, &missing)?;
+            table.ended(result, &missing.watermarks, missing.stuck)
         })
         .await
+    }
+
+    /// Takes note of a log entry of ours.
+    pub(super) fn ended<T>(
+        &self,
+        result: CommitResult,
+        watermarks: &BTreeMap<PartitionId, i64>,
+        done: T,
+    ) -> KernelResult<Attempt<T>> {
+        match result {
+            CommitResult::Committed(committed) => {
+                let since = committed.post_commit_stats().commits_since_checkpoint;
+                self.commits_since_checkpoint.store(since, Ordering::Relaxed);
+                lock(&self.watermarks).committed(committed.commit_version(), watermarks);
+                if let Some(snapshot) = committed.post_commit_snapshot() {
+                    self.remember(snapshot.clone());
+                }
+                Ok(Attempt::Done(done))
+            }
+            CommitResult::Conflicted(_) => Ok(Attempt::Conflict),
+            CommitResult::Retryable(failed) => Err(failed.error),
+        }
     }
 
     /// Compares the intents with the snapshot's watermarks. The kernel would accept any watermark, so
@@ -151,7 +172,7 @@ fn commit(engine: &KernelEngine, snapshot: SnapshotRef, table: Table, missing: &
 }
 
 /// The files as the rows that the kernel turns into `add` actions.
-fn add_actions(
+pub(super) fn add_actions(
     engine: &KernelEngine,
     table: Table,
     files: &[StagedFile],

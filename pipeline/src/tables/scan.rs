@@ -25,6 +25,7 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::{DeltaTable, TableError, Tables};
 use crate::sink::Table;
+use crate::store::Store;
 
 /// Rows in one batch read.
 const BATCH_ROWS: usize = 8_192;
@@ -147,6 +148,22 @@ impl Tables {
     }
 }
 
+/// Opens a data file, in a table or not, as its footer describes it.
+pub(crate) async fn open_file(
+    store: &Store,
+    path: &Path,
+    size: u64,
+    options: ArrowReaderOptions,
+) -> Result<DataFileReader, TableError> {
+    let failed = |source| TableError::file(path, source);
+    let reader = ObjectReader::open(store.objects().clone(), path.clone(), size).await;
+    let builder = ParquetRecordBatchStreamBuilder::new_with_options(reader.map_err(failed)?, options).await;
+    builder.map_err(failed)
+}
+
+/// A data file of which the footer is read.
+pub(crate) type DataFileReader = ParquetRecordBatchStreamBuilder<ObjectReader>;
+
 fn projected(table: &DeltaTable, columns: &[&str]) -> Result<SchemaRef, TableError> {
     let all = table.table.arrow_schema();
     if columns.is_empty() {
@@ -164,7 +181,7 @@ fn projected(table: &DeltaTable, columns: &[&str]) -> Result<SchemaRef, TableErr
 }
 
 impl DeltaTable {
-    fn place(&self, file: &str) -> Result<Path, TableError> {
+    pub(super) fn place(&self, file: &str) -> Result<Path, TableError> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| TableError::File {
             path: file.to_owned(),
             source: ParquetError::External(source),
@@ -179,16 +196,9 @@ impl DeltaTable {
         schema: SchemaRef,
         filter: Option<Equals>,
     ) -> Result<BoxStream<'static, Result<RecordBatch, TableError>>, TableError> {
-        let place = file.path.clone();
-        let failed = move |source: ParquetError| TableError::File {
-            path: place.clone(),
-            source,
-        };
         let path = self.place(&file.path)?;
-        let reader = ObjectReader::open(self.store.objects().clone(), path, file.size)
-            .await
-            .map_err(&failed)?;
-        let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&failed)?;
+        let builder = open_file(&self.store, &path, file.size, ArrowReaderOptions::new()).await?;
+        let failed = move |source| TableError::file(&path, source);
         let wanted = schema.fields().iter().map(|field| field.name().as_str());
         let wanted: Vec<&str> = wanted
             .chain(filter.as_ref().map(|filter| filter.column.as_str()))
@@ -240,7 +250,7 @@ fn assemble(
 }
 
 /// A file of the store, as the Parquet reader wants it.
-struct ObjectReader {
+pub(crate) struct ObjectReader {
     objects: Arc<dyn ObjectStore>,
     path: Path,
     size: u64,

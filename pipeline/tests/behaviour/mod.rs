@@ -5,17 +5,19 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "each test binary that includes this file uses a part of it"
 )]
 
 mod rows;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
-use pipeline::chunk::{Chunk, PartitionId};
+use pipeline::chunk::{Chunk, Outcome, PartitionId};
 use pipeline::committer::{CommitSettings, Committer, Sealed};
 use pipeline::intent::{Intent, Intents, Seal};
 use pipeline::sink::{Sink, Table};
@@ -25,6 +27,7 @@ use schemas::billing::BillingRow;
 use schemas::result::ResultRow;
 
 pub use rows::*;
+pub use upkeep::*;
 
 /// A committer of the tests' zone.
 pub async fn committer(store: &Store, worker_id: &str) -> Committer {
@@ -75,6 +78,11 @@ pub async fn assert_exactly_once(store: &Store, ends: &[(PartitionId, i64)]) {
     let expected = ends
         .iter()
         .flat_map(|(partition, to)| chunk(partition, 0, *to).outcomes);
+    assert_rows(store, expected).await;
+}
+
+/// Asserts that both tables hold exactly these rows, in any order.
+pub async fn assert_rows(store: &Store, expected: impl Iterator<Item = Outcome>) {
     let (mut results, mut billing): (Vec<_>, Vec<_>) =
         expected.map(|outcome| (outcome.result, outcome.billing)).unzip();
     let (mut found_results, mut found_billing) = rows(store).await;

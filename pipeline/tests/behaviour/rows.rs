@@ -1,7 +1,7 @@
 //! Rows whose content follows from where their message stood.
 
 use jiff::Timestamp;
-use pipeline::chunk::{Chunk, DeadLetter, Outcome, PartitionId};
+use pipeline::chunk::{Chunk, Outcome, PartitionId};
 use schemas::billing::{BillingRow, EventKind, event_id};
 use schemas::ids::{CustomId, DedupKey, JobId, Position, TenantId, result_id};
 use schemas::request::{Endpoint, ServiceTier};
@@ -38,19 +38,13 @@ pub fn chunk(partition: &PartitionId, from: i64, to: i64) -> Chunk {
 
 /// A chunk in which every message was a dead letter.
 pub fn chunk_of_dead_letters(partition: &PartitionId, from: i64, to: i64) -> Chunk {
-    let dead_letters = (from..to)
-        .map(|offset| DeadLetter {
-            offset,
-            error: "not UTF-8".to_owned(),
-        })
-        .collect();
     Chunk {
         partition: partition.clone(),
         from,
         to,
         outcomes: vec![],
         dedup_keys: vec![],
-        dead_letters,
+        dead_letters: (from..to).collect(),
     }
 }
 
