@@ -213,12 +213,13 @@ impl From<PeriodError> for Failure {
                 source: CloseError::Io { .. },
                 ..
             } => (Exit::Outage, "check that the store is up, and run again"),
-            PeriodError::Close {
+            PeriodError::Sort(_)
+            | PeriodError::Close {
                 source: CloseError::Sort(_),
                 ..
             } => (
                 Exit::Outage,
-                "a month takes about 200 bytes there for each of its events",
+                "a month takes about 100 bytes there for each of its events",
             ),
             PeriodError::Close { .. } => (Exit::BadInput, "see the causes above; nothing was closed"),
         };

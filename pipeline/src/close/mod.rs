@@ -14,6 +14,7 @@ pub mod audit;
 
 use std::collections::BTreeMap;
 
+use billing::SortError;
 use billing::close::CloseError;
 use billing::close::manifest::{
     ClosedFile, FORMAT, LedgerFile, Lock, Manifest, OtherFormat, Previous, Stage, check_format,
@@ -107,6 +108,9 @@ pub enum PeriodError {
     /// An object could not be read or written.
     #[error(transparent)]
     Object(#[from] ObjectError),
+    /// There was no room for what had to be sorted.
+    #[error(transparent)]
+    Sort(#[from] SortError),
     /// The month could not be rated.
     #[error("cannot close {period}")]
     Close {
@@ -141,7 +145,8 @@ impl PeriodError {
                     .is_some_and(store::is_outage);
                 table || object || store
             }
-            PeriodError::Close {
+            PeriodError::Sort(_)
+            | PeriodError::Close {
                 source: CloseError::Sort(_),
                 ..
             } => true,
@@ -284,11 +289,7 @@ impl Periods {
         // No month bills a later one's use.
         for period in self.closed().await?.into_keys().filter(|period| asked <= Some(*period)) {
             for invoice in self.invoices(period).await? {
-                let added = invoices.add(&invoice, filter);
-                added.map_err(|error| PeriodError::Close {
-                    period,
-                    source: error.into(),
-                })?;
+                invoices.add(&invoice, filter)?;
             }
         }
         Ok(invoices.finish())

@@ -130,7 +130,7 @@ fn remedy(error: &ReportError) -> (Exit, &'static str) {
         ),
         ReportError::Sort(_) => (
             Exit::Outage,
-            "the report is as large as the table; name --month or --tenant",
+            "a report takes at most about 60 bytes there for each event that it reads",
         ),
         ReportError::Row { .. }
         | ReportError::Period { .. }
