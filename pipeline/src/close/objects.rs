@@ -127,7 +127,7 @@ impl Objects {
 
     /// Creates the object, or finds the same bytes there.
     pub(super) async fn create(&self, path: &str, bytes: Vec<u8>) -> Result<(), ObjectError> {
-        let place = self.store.path(path);
+        let (place, bytes) = (self.store.path(path), Bytes::from(bytes));
         let put = self
             .store
             .objects()
