@@ -6,6 +6,7 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::iter::Peekable;
 use std::marker::PhantomData;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -136,6 +137,26 @@ impl<T: Record> Sorted<T> {
         })
         .map(|record| Ok(record?))
     }
+}
+
+/// The record in front, which stays there. An error there is taken.
+pub(crate) fn front<'a, T: 'a, E: 'a>(
+    records: &'a mut Peekable<impl Iterator<Item = Result<T, E>>>,
+) -> Result<Option<&'a T>, E> {
+    match records.next_if(Result::is_err) {
+        Some(error) => error.map(|_| None),
+        None => Ok(records.peek().and_then(|record| record.as_ref().ok())),
+    }
+}
+
+/// The record in front, if it is wanted. An error there is taken in any case.
+pub(crate) fn take_if<T, E>(
+    records: &mut Peekable<impl Iterator<Item = Result<T, E>>>,
+    is_wanted: impl Fn(&T) -> bool,
+) -> Result<Option<T>, E> {
+    records
+        .next_if(|record| record.as_ref().map_or(true, &is_wanted))
+        .transpose()
 }
 
 impl<T> Default for Sorted<T> {

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{CloseError, Rows};
 use crate::event::{is_hash, payload_digest};
 use crate::period::Period;
-use crate::sorted::{SortError, Sorted, Sorter};
+use crate::sorted::{SortError, Sorted, Sorter, front, take_if};
 
 /// How many rows that do not count are listed; all are counted.
 const SHOWN_MAX: usize = 100;
@@ -231,10 +231,8 @@ fn hash_of(
     booked: &mut Peekable<impl Iterator<Item = Result<(Uuid, String), SortError>>>,
     id: Uuid,
 ) -> Result<Option<String>, SortError> {
-    while let Some(passed) = booked.next_if(|next| !next.as_ref().is_ok_and(|(next, _)| *next >= id)) {
-        passed?;
-    }
-    let next = booked.peek().and_then(|next| next.as_ref().ok());
+    while take_if(booked, |(next, _)| *next < id)?.is_some() {}
+    let next = front(booked)?;
     Ok(next.filter(|(next, _)| *next == id).map(|(_, hash)| hash.clone()))
 }
 

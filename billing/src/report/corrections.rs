@@ -21,7 +21,7 @@ use super::reconcile::Finding;
 use super::table::{Table, fold};
 use crate::correct::{Change, Correction, rows as correction_rows};
 use crate::event::payload_hash;
-use crate::sorted::{Sorted, Sorter};
+use crate::sorted::{Sorted, Sorter, take_if};
 
 /// How many findings are told; all are counted.
 const SHOWN_MAX: usize = 100;
@@ -112,18 +112,17 @@ pub(crate) fn check(events: &dyn Table, count: u64, run_bytes: usize) -> Result<
         let originals = read(events, run_bytes, is_original, Row::of_event)?;
         let mut originals = originals.iter().peekable();
         for id in some {
-            let is_of = |row: &Result<Row, _>| !row.as_ref().is_ok_and(|row: &Row| row.by != id);
+            let is_of = |row: &Row| row.by == id;
             let mut original = None;
-            while let Some(row) = originals.next_if(is_of) {
-                let Row { row, .. } = row?;
+            while let Some(Row { row, .. }) = take_if(&mut originals, is_of)? {
                 // Of several rows with one id the first with a true hash counts.
                 if original.is_none() && payload_hash(&row) == row.payload_hash {
                     original = Some(row);
                 }
             }
             let mut of_original = Vec::new();
-            while let Some(row) = corrections.next_if(is_of) {
-                of_original.push(row?.row);
+            while let Some(Row { row, .. }) = take_if(&mut corrections, is_of)? {
+                of_original.push(row);
             }
             checked.of_original(id, original.as_ref(), of_original);
         }

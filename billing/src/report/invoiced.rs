@@ -1,7 +1,7 @@
 //! What invoices of closed months bill of each month's use, so that a report calls billed what they do.
 
 use std::collections::BTreeMap;
-use std::iter;
+use std::iter::{self, Peekable};
 
 use schemas::ids::TenantId;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::invoice::{Invoice, RatedPart};
 use crate::money::{Currency, Money, MoneyError};
 use crate::period::Period;
 use crate::sku::Sku;
-use crate::sorted::{RUN_BYTES, SortError, Sorted, Sorter};
+use crate::sorted::{RUN_BYTES, SortError, Sorted, Sorter, take_if};
 
 /// What an invoice rounds together: one SKU of one tenant in one month of use.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -103,23 +103,24 @@ impl Invoiced {
     /// What all invoices together bill of each, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Result<(Rounded, Bill), ReportError>> + '_ {
         let mut lines = self.0.iter().peekable();
-        iter::from_fn(move || {
-            let (rounded, _, mut bill) = match lines.next()? {
-                Ok(first) => first,
-                Err(error) => return Some(Err(error.into())),
-            };
-            while let Some(Ok((_, _, more))) = lines.next_if(|next| next.as_ref().is_ok_and(|next| next.0 == rounded)) {
-                if let Err(source) = bill.add(more) {
-                    return Some(Err(ReportError::Money {
-                        tenant: rounded.tenant.to_string(),
-                        period: rounded.period.to_string(),
-                        source,
-                    }));
-                }
-            }
-            Some(Ok((rounded, bill)))
-        })
+        iter::from_fn(move || next_bill(&mut lines).transpose())
     }
+}
+
+fn next_bill(
+    lines: &mut Peekable<impl Iterator<Item = Result<Billed, SortError>>>,
+) -> Result<Option<(Rounded, Bill)>, ReportError> {
+    let Some((rounded, _, mut bill)) = lines.next().transpose()? else {
+        return Ok(None);
+    };
+    while let Some((.., more)) = take_if(lines, |(next, ..)| *next == rounded)? {
+        bill.add(more).map_err(|source| ReportError::Money {
+            tenant: rounded.tenant.to_string(),
+            period: rounded.period.to_string(),
+            source,
+        })?;
+    }
+    Ok(Some((rounded, bill)))
 }
 
 impl Rounded {

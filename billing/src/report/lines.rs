@@ -14,6 +14,7 @@ use crate::money::{Currency, Money, MoneyError};
 use crate::price_book::{PriceBook, PriceVersion};
 use crate::rate::rate;
 use crate::sku::{Meter, Sku};
+use crate::sorted::take_if;
 
 /// One SKU of one tenant in one period at one price: a line of an invoice, or a part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,8 +125,11 @@ where
             return Ok(false);
         }
         let mut groups: Vec<(Group, Meters)> = first.into_iter().collect();
-        while let Some(next) = self.groups.next_if(|next| is_sold_with(next, groups.first())) {
-            groups.push(next?);
+        let is_sold_with = |group: &Group, first: Option<&(Group, Meters)>| {
+            first.is_some_and(|(first, _)| group.sold() == first.sold())
+        };
+        while let Some(next) = take_if(&mut self.groups, |(next, _)| is_sold_with(next, groups.first()))? {
+            groups.push(next);
         }
         let bills = self.bills_up_to(groups.first().map(|(group, _)| group.sold()))?;
         let mut lines = Vec::new();
@@ -149,37 +153,17 @@ where
     /// What invoices bill of what comes before others than `sold`; of everything, where nothing is sold any more.
     fn bills_up_to(&mut self, sold: Option<Sold<'_>>) -> Result<Vec<(Rounded, Bill)>, ReportError> {
         let mut bills = Vec::new();
-        let is_before = |next: &Result<(Rounded, Bill), _>| {
-            let Ok((
-                Rounded {
-                    tenant,
-                    period,
-                    currency,
-                    sku,
-                },
-                _,
-            )) = next
-            else {
-                return true;
-            };
-            let period = period.to_string();
-            let of = (
-                tenant.as_str(),
-                &*period,
-                Some((currency.code(), (&*sku.model_id, sku.tier))),
-            );
+        let is_before = |(rounded, _): &(Rounded, Bill)| {
+            let period = rounded.period.to_string();
+            let sku = (&*rounded.sku.model_id, rounded.sku.tier);
+            let of = (rounded.tenant.as_str(), &*period, Some((rounded.currency.code(), sku)));
             sold.is_none_or(|sold| of <= sold)
         };
-        while let Some(next) = self.left.next_if(is_before) {
-            bills.push(next?);
+        while let Some(next) = take_if(&mut self.left, is_before)? {
+            bills.push(next);
         }
         Ok(bills)
     }
-}
-
-fn is_sold_with(next: &Result<(Group, Meters), ReportError>, first: Option<&(Group, Meters)>) -> bool {
-    let both = next.as_ref().ok().zip(first);
-    both.is_some_and(|((next, _), (first, _))| next.sold() == first.sold())
 }
 
 /// Sorts the lines, says of each what invoices bill of it, and adds those that only invoices have: where all was

@@ -27,7 +27,7 @@ use crate::contract::Contracts;
 use crate::event::{usage_row, usage_view};
 use crate::period::usage_period;
 use crate::price_book::PriceBook;
-use crate::sorted::{SortError, Sorted, Sorter};
+use crate::sorted::{SortError, Sorted, Sorter, front, take_if};
 
 /// How many faulty ids are looked at again.
 pub(crate) const SHOWN_MAX: usize = 100;
@@ -312,11 +312,12 @@ impl Paired {
     ) -> Result<(), ReportError> {
         let (mut results, mut events) = (results.iter().peekable(), events.iter().peekable());
         let mut unsound = unsound.iter().map(|key| Ok(pair_of(key?))).peekable();
-        while let Some(key) = [next_key(&mut results)?, next_key(&mut events)?, next_key(&mut unsound)?]
+        while let Some(first) = [front(&mut results)?, front(&mut events)?, front(&mut unsound)?]
             .into_iter()
             .flatten()
             .min()
         {
+            let key = key_of(*first);
             let (of_results, of_events) = (Run::take(&mut results, key)?, Run::take(&mut events, key)?);
             self.results += u64::from(of_results.count > 0);
             self.events += u64::from(of_events.count > 0);
@@ -343,22 +344,11 @@ impl Run {
     /// Takes from the front of `pairs` those with `key`.
     fn take(pairs: &mut Peekable<impl Iterator<Item = Result<u128, SortError>>>, key: u64) -> Result<Run, SortError> {
         let mut run = Run { count: 0, first: None };
-        while let Some(pair) = pairs.next_if(|pair| pair.as_ref().is_ok_and(|pair| key_of(*pair) == key)) {
+        while let Some(pair) = take_if(pairs, |pair| key_of(*pair) == key)? {
             run.count += 1;
-            run.first.get_or_insert(pair?);
+            run.first.get_or_insert(pair);
         }
         Ok(run)
-    }
-}
-
-/// The key of the pair in front.
-fn next_key(pairs: &mut Peekable<impl Iterator<Item = Result<u128, SortError>>>) -> Result<Option<u64>, SortError> {
-    match pairs.next_if(Result::is_err) {
-        Some(error) => error.map(|_| None),
-        None => Ok(pairs
-            .peek()
-            .and_then(|pair| pair.as_ref().ok())
-            .map(|pair| key_of(*pair))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Quantities, added up by what they are charged for.
 
 use std::collections::HashMap;
-use std::iter;
+use std::iter::{self, Peekable};
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ReportError;
 use crate::sku::Meter;
-use crate::sorted::{Sorted, Sorter};
+use crate::sorted::{SortError, Sorted, Sorter, take_if};
 
 /// What a sum takes in memory, about, with its names.
 const GROUP_BYTES: usize = 512;
@@ -265,20 +265,21 @@ impl Groups {
     /// Each group once, as it is charged. What was taken back whole was never there.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Result<(Group, Meters), ReportError>> + '_ {
         let mut sums = self.0.iter().peekable();
-        let whole = move || -> Option<Result<Sum, ReportError>> {
-            let (group, mut sum) = match sums.next()? {
-                Ok(first) => first,
-                Err(error) => return Some(Err(error.into())),
-            };
-            while let Some(Ok((_, more))) = sums.next_if(|next| next.as_ref().is_ok_and(|(next, _)| *next == group)) {
-                sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
-            }
-            Some(Ok((group, sum)))
-        };
-        iter::from_fn(whole)
+        iter::from_fn(move || next_whole(&mut sums).transpose())
             .filter(|sum| !sum.as_ref().is_ok_and(|(_, sum)| *sum == Wide::default()))
-            .map(|sum| sum.and_then(narrow))
+            .map(|sum| narrow(sum?))
     }
+}
+
+/// The next group with all that is known of it.
+fn next_whole(sums: &mut Peekable<impl Iterator<Item = Result<Sum, SortError>>>) -> Result<Option<Sum>, SortError> {
+    let Some((group, mut sum)) = sums.next().transpose()? else {
+        return Ok(None);
+    };
+    while let Some((_, more)) = take_if(sums, |(next, _)| *next == group)? {
+        sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+    }
+    Ok(Some((group, sum)))
 }
 
 fn narrow((group, sum): Sum) -> Result<(Group, Meters), ReportError> {

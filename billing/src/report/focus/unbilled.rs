@@ -18,6 +18,7 @@ use crate::price_book::PriceBook;
 use crate::report::invoiced::{Bill, Invoiced, Rounded, Sold as Billed};
 use crate::report::usage::UsageReport;
 use crate::report::{Line, ReportError};
+use crate::sorted::{front, take_if};
 
 /// A ledger that is not all invoiced.
 #[derive(Debug, Clone, Copy)]
@@ -146,16 +147,18 @@ fn next_rests(
     lines: &mut Peekable<impl Iterator<Item = Result<(Rounded, Line), ReportError>>>,
     bills: &mut Peekable<impl Iterator<Item = Result<(Rounded, Bill), ReportError>>>,
 ) -> Result<Option<Rests>, ReportError> {
-    let Some(rounded) = [next_of(lines)?, next_of(bills)?].into_iter().flatten().min() else {
+    let of_line = front(lines)?.map(|(rounded, _)| rounded);
+    let of_bill = front(bills)?.map(|(rounded, _)| rounded);
+    let Some(rounded) = of_line.into_iter().chain(of_bill).min().cloned() else {
         return Ok(None);
     };
     let mut rests: BTreeMap<Price, Rest> = BTreeMap::new();
-    while let Some(line) = next_if_of(lines, &rounded)? {
+    while let Some((_, line)) = take_if(lines, |(next, _)| *next == rounded)? {
         let price = (line.price_version.clone(), line.contract_version.clone());
         let added = rests.entry(price).or_default().add(&line);
         added.map_err(|source| money(&rounded.tenant, rounded.period, source))?;
     }
-    while let Some(bill) = next_if_of(bills, &rounded)? {
+    while let Some((_, bill)) = take_if(bills, |(next, _)| *next == rounded)? {
         for sold in &bill.at {
             let price = (sold.price_version.clone(), sold.contract_version.clone());
             let subtracted = rests.entry(price).or_default().subtract(sold);
@@ -163,28 +166,6 @@ fn next_rests(
         }
     }
     Ok(Some((rounded, rests)))
-}
-
-/// Of what the next one is.
-fn next_of<T>(
-    all: &mut Peekable<impl Iterator<Item = Result<(Rounded, T), ReportError>>>,
-) -> Result<Option<Rounded>, ReportError> {
-    match all.next_if(Result::is_err) {
-        Some(error) => error.map(|_| None),
-        None => Ok(all
-            .peek()
-            .and_then(|next| next.as_ref().ok())
-            .map(|(rounded, _)| rounded.clone())),
-    }
-}
-
-/// The next one, if it is of `rounded`.
-fn next_if_of<T>(
-    all: &mut Peekable<impl Iterator<Item = Result<(Rounded, T), ReportError>>>,
-    rounded: &Rounded,
-) -> Result<Option<T>, ReportError> {
-    let next = all.next_if(|next| next.as_ref().is_ok_and(|(next, _)| next == rounded));
-    Ok(next.transpose()?.map(|(_, next)| next))
 }
 
 fn adjustments(rounding: Rounding) -> Vec<Row> {
