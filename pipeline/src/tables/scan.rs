@@ -260,22 +260,24 @@ pub(crate) struct ObjectReader {
 
 impl ObjectReader {
     async fn open(objects: Arc<dyn ObjectStore>, path: Path, size: u64) -> Result<ObjectReader, ParquetError> {
-        let whole = if size <= WHOLE_BYTES_MAX {
-            Some(objects.get_range(&path, 0..size).await.map_err(external)?)
-        } else {
-            None
-        };
-        Ok(ObjectReader {
+        let mut reader = ObjectReader {
             objects,
             path,
             size,
-            whole,
-        })
+            whole: None,
+        };
+        if size <= WHOLE_BYTES_MAX {
+            reader.whole = Some(reader.get_bytes(0..size).await?);
+        }
+        Ok(reader)
     }
 
     async fn ranges(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>, ParquetError> {
         let Some(whole) = &self.whole else {
-            return self.objects.get_ranges(&self.path, &ranges).await.map_err(external);
+            return match self.objects.get_ranges(&self.path, &ranges).await {
+                Ok(parts) => Ok(parts),
+                Err(error) => Err(self.failed(error).await),
+            };
         };
         let part = |Range { start, end }: Range<u64>| {
             let inside = start <= end && end <= whole.len() as u64;
@@ -283,6 +285,16 @@ impl ObjectReader {
         };
         let parts: Option<Vec<Bytes>> = ranges.into_iter().map(part).collect();
         parts.ok_or_else(|| ParquetError::EOF(format!("{} is shorter than its log entry or footer says", self.path)))
+    }
+
+    /// Of a range that lies behind the end stores say no more than that it is none; then the file is at fault.
+    async fn failed(&self, error: object_store::Error) -> ParquetError {
+        match self.objects.head(&self.path).await {
+            Ok(meta) if meta.size != self.size => {
+                ParquetError::EOF(format!("it has {} bytes, and must have {}", meta.size, self.size))
+            }
+            _ => external(error),
+        }
     }
 }
 

@@ -10,12 +10,11 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 
 use super::files::{Inventory, NamedBy};
 use super::vacuum::Waste;
-use super::{REQUESTS_MAX, RETENTION, UpkeepError};
+use super::{REQUESTS_MAX, RETENTION, UpkeepError, reading};
 use crate::sink::Table;
 use crate::store::Store;
 use crate::tables::{DataFileReader, TableError, TableFile, Tables, open_file};
@@ -137,8 +136,7 @@ async fn look(
     if size != file.size {
         return finding((format!("has {size} bytes, and must have {}", file.size), OTHER));
     }
-    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    match open_file(store, place, file.size, options).await {
+    match open_file(store, place, file.size, reading()).await {
         Ok(reader) => footer(table, schema, file, &reader).map_or(Ok(None), finding),
         Err(error) if error.is_outage() => Err(error.into()),
         Err(TableError::Gone { .. }) => finding(("is gone".to_owned(), LOST)),

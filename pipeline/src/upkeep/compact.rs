@@ -11,10 +11,8 @@ use arrow::datatypes::SchemaRef;
 use billing::period::Period;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::civil::Date;
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
 
-use super::files::delete;
-use super::{REQUESTS_MAX, UpkeepError};
+use super::{REQUESTS_MAX, UpkeepError, reading, replace};
 use crate::close::Periods;
 use crate::sink::{DataFile, EncodeError, Sink, StagedFile, Table};
 use crate::store::Store;
@@ -145,15 +143,7 @@ impl Compactor<'_> {
             added: vec![large],
             changes_rows: false,
         };
-        let replaced = self.tables.replace(self.table, &replacement).await?;
-        if replaced == Replaced::Overtaken {
-            let place = self.tables.place(self.table, &replacement.added[0].path)?;
-            delete(self.store, [place]).await?;
-        }
-        if let Err(error) = self.tables.checkpoint_if_due(self.table).await {
-            tracing::warn!(%error, "no checkpoint this time; readers go without");
-        }
-        Ok(replaced)
+        replace(self.store, self.tables, self.table, &replacement).await
     }
 
     /// One file with all rows, which is not in the table yet.
@@ -187,7 +177,6 @@ impl Compactor<'_> {
 
     async fn open(&self, file: &TableFile) -> Result<DataFileReader, UpkeepError> {
         let place = self.tables.place(self.table, &file.path)?;
-        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        Ok(open_file(self.store, &place, file.size, options).await?)
+        Ok(open_file(self.store, &place, file.size, reading()).await?)
     }
 }

@@ -16,7 +16,7 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use super::files::{Inventory, NamedBy, delete};
-use super::{RETENTION, UpkeepError};
+use super::{RETENTION, UpkeepError, reading, replace};
 use crate::chunk::PartitionId;
 use crate::claim_check::error_chain;
 use crate::committer::{CommitSettings, Committer};
@@ -25,8 +25,8 @@ use crate::sink::{DataFile, EncodeError, Sink, StagedFile, Table};
 use crate::store::{self, Store};
 use crate::tables::{Equals, Replaced, Replacement, TableError, TableFile, Tables, open_file};
 
+use subject::Held;
 pub use subject::Subject;
-use subject::{Held, reading};
 
 /// How often the table is looked through, while workers go on answering the tenant.
 const ROUNDS_MAX: u32 = 10;
@@ -185,18 +185,11 @@ impl Eraser<'_> {
         if replacement.added.is_empty() {
             return Ok(Replaced::Done);
         }
-        let replaced = self.tables.replace(Table::Results, &replacement).await?;
-        let gone: Vec<&String> = match replaced {
-            Replaced::Done => replacement.removed.iter().collect(),
-            Replaced::Overtaken => replacement.added.iter().map(|file| &file.path).collect(),
-        };
-        let gone: Result<Vec<Path>, TableError> = gone
-            .into_iter()
-            .map(|path| self.tables.place(Table::Results, path))
-            .collect();
-        delete(self.store, gone?).await?;
-        if let Err(error) = self.tables.checkpoint_if_due(Table::Results).await {
-            tracing::warn!(%error, "no checkpoint this time; readers go without");
+        let replaced = replace(self.store, self.tables, Table::Results, &replacement).await?;
+        if replaced == Replaced::Done {
+            let old = replacement.removed.iter();
+            let old = old.map(|path| self.tables.place(Table::Results, path));
+            delete(self.store, old.collect::<Result<Vec<_>, _>>()?).await?;
         }
         Ok(replaced)
     }

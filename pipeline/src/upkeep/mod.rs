@@ -14,13 +14,14 @@ pub mod compact;
 use std::time::Duration;
 
 use object_store::path::Path;
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
 
 use crate::close::PeriodError;
 use crate::committer::CommitError;
 use crate::intent::IntentError;
-use crate::sink::{EncodeError, StageError};
-use crate::store;
-use crate::tables::TableError;
+use crate::sink::{EncodeError, StageError, Table};
+use crate::store::{self, Store};
+use crate::tables::{Replaced, Replacement, TableError, Tables};
 
 /// How long a file is kept that nothing names: a worker seals what it staged within minutes, and no reader
 /// keeps one version for longer.
@@ -28,6 +29,29 @@ pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Requests to the store at a time.
 const REQUESTS_MAX: usize = 16;
+
+/// Types as Parquet has them, whoever wrote the file.
+fn reading() -> ArrowReaderOptions {
+    ArrowReaderOptions::new().with_skip_arrow_metadata(true)
+}
+
+/// Replaces files of a table. What was made in vain is deleted again.
+async fn replace(
+    store: &Store,
+    tables: &Tables,
+    table: Table,
+    replacement: &Replacement,
+) -> Result<Replaced, UpkeepError> {
+    let replaced = tables.replace(table, replacement).await?;
+    if replaced == Replaced::Overtaken {
+        let made = replacement.added.iter().map(|file| tables.place(table, &file.path));
+        files::delete(store, made.collect::<Result<Vec<_>, _>>()?).await?;
+    }
+    if let Err(error) = tables.checkpoint_if_due(table).await {
+        tracing::warn!(%error, "no checkpoint this time; readers go without");
+    }
+    Ok(replaced)
+}
 
 /// Why upkeep stopped. The tables are whole, and the same may be run again.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,5 @@
 //! A store that fails on command.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
-
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};

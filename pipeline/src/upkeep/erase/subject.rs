@@ -8,10 +8,10 @@ use arrow::error::ArrowError;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use schemas::ids::{JobId, ProjectId, TenantId};
 use schemas::result::CONTENT_COLUMNS;
 
+use super::super::reading;
 use crate::chunk::PartitionId;
 use crate::store::Store;
 use crate::tables::{TableError, open_file};
@@ -38,11 +38,6 @@ pub(super) struct Held {
     /// Where the first of them stood.
     pub(super) partition: PartitionId,
     pub(super) offset: i64,
-}
-
-/// Types as Parquet has them, whoever wrote the file.
-pub(super) fn reading() -> ArrowReaderOptions {
-    ArrowReaderOptions::new().with_skip_arrow_metadata(true)
 }
 
 impl Subject {
